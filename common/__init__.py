@@ -1,0 +1,1 @@
+"""What both services import, and what passes between them."""

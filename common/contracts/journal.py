@@ -1,0 +1,41 @@
+"""A journal entry: one rule-answered turn on its way from lightweight to the database of heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """`at` is Unix seconds. `reply` is the whole reply as the client got it, `greeting` the hash of the greeting shown so far."""
+
+    tenant: str
+    agent_id: str
+    user_id: str | None
+    message: str
+    reply: dict[str, Any]
+    at: float
+    greeting: str = ""
+
+    @property
+    def turn_id(self) -> str:
+        """The turn's id: what makes moving an entry into the database idempotent."""
+        return str(self.reply["turn_id"])
+
+    @property
+    def session_id(self) -> str:
+        """The session that the turn belongs to."""
+        return str(self.reply["session_id"])
+
+
+def encode(entry: JournalEntry) -> bytes:
+    """The entry as JSON."""
+    return orjson.dumps(entry)
+
+
+def decode(data: bytes) -> JournalEntry:
+    """The entry of `encode`."""
+    return JournalEntry(**orjson.loads(data))

@@ -1,0 +1,48 @@
+"""Every key of the hot store, made here and nowhere else. A session's keys share its hash tag, so a Redis Cluster keeps them together.
+
+| key                     | type   | TTL     | holds                                                        |
+|-------------------------|--------|---------|--------------------------------------------------------------|
+| ls:{tenant/session}:g   | string | 7 days  | the gate (common.contracts.gate)                             |
+| ls:{tenant/session}:w   | string | 1 hour  | the hot window: recent messages, as heavy wrote them         |
+| ls:{tenant/session}:p   | hash   | 1 day   | turn id → journal entry that is not in the database yet      |
+| ls:{turn}:e             | list   | 1 hour after the end | event log; the event with id n is item n - 1    |
+| ls:journal              | stream | bounded by trimming what was acknowledged | rule-answered turns on their way to the database |
+
+Channels (nothing is stored): ls:cancels turn ids whose end is asked for; ls:ends `tenant/session` when a turn of it has ended and others
+wait; ls:turn:<turn> news of a turn's event log.
+"""
+
+from __future__ import annotations
+
+JOURNAL = "ls:journal"
+JOURNAL_GROUP = "heavy"
+CANCELS = "ls:cancels"
+TURN_ENDS = "ls:ends"
+WINDOW_TTL = 3600
+PENDING_TTL = 86400
+EVENTS_TTL = 3600
+
+
+def gate(tenant: str, session_id: str) -> str:
+    """String, 7 days (gate.GATE_TTL)."""
+    return f"ls:{{{tenant}/{session_id}}}:g"
+
+
+def window(tenant: str, session_id: str) -> str:
+    """String, WINDOW_TTL."""
+    return f"ls:{{{tenant}/{session_id}}}:w"
+
+
+def pending(tenant: str, session_id: str) -> str:
+    """Hash of turn id → journal entry, PENDING_TTL."""
+    return f"ls:{{{tenant}/{session_id}}}:p"
+
+
+def events(turn_id: str) -> str:
+    """List of event payloads, EVENTS_TTL after the last append."""
+    return f"ls:{{{turn_id}}}:e"
+
+
+def turn_channel(turn_id: str) -> str:
+    """Channel: the event log has grown."""
+    return f"ls:turn:{turn_id}"

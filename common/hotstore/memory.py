@@ -1,0 +1,212 @@
+"""The hot store in this process, for the single-machine deployment and for tests. It knows no other process: nothing is shared or kept."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import islice
+
+from common.contracts.gate import GATE_TTL
+from common.hotstore.inbox import Inbox
+from common.hotstore.keys import PENDING_TTL
+from common.hotstore.protocol import HotStoreUnavailable, JournalItem
+
+SWEEP_EVERY = 1000  # writes between two sweeps: a sweep looks at every key once
+IDLE_SECONDS = 30.0
+
+Value = bytes | dict[str, bytes] | list[bytes]
+
+
+@dataclass(slots=True)
+class _Item:
+    value: Value
+    expires: float
+    size: int
+
+
+@dataclass(slots=True)
+class _Entry:
+    data: bytes
+    consumer: str | None = None
+    read_at: float = 0.0
+
+
+class MemoryHotStore:
+    """HotStore over dicts. `max_bytes` bounds the values (the least recently written go first), `max_journal` the journal's entries:
+    a full journal refuses `record`, because what it holds is not yet anywhere else. `clock` is in seconds, for tests."""
+
+    def __init__(self, *, max_bytes: int = 256 * 2**20, max_journal: int = 200_000, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_bytes, self._max_journal, self._clock = max_bytes, max_journal, clock
+        self._items: dict[str, _Item] = {}
+        self._bytes = 0
+        self._writes = 0
+        self._journal: dict[str, _Entry] = {}
+        self._journal_seq = 0
+        self._channels: dict[str, set[Inbox]] = {}
+
+    async def get(self, key: str) -> bytes | None:
+        """The value, None without one."""
+        value = self._value(key)
+        return value if isinstance(value, bytes) else None
+
+    async def set(self, key: str, value: bytes, ttl: float) -> None:
+        """Stores a value for `ttl` seconds."""
+        self._put(key, _kept(value), ttl, len(value))
+
+    async def delete(self, *keys: str) -> None:
+        """Removes keys of any type."""
+        for key in keys:
+            self._drop(key)
+
+    async def record(
+        self, gate_key: str, pending_key: str, turn_id: str, entry: bytes, allowed: bytes, new_gate: bytes | None = None
+    ) -> tuple[bool, bytes | None]:
+        """Journals a rule-answered turn if the gate allows it. Raises HotStoreUnavailable when the journal is full."""
+        gate = self._value(gate_key)
+        before = gate if isinstance(gate, bytes) else None
+        waiting = self._hash(pending_key)
+        if turn_id in waiting:
+            return True, before
+        if before and before[0] not in allowed:
+            return False, before
+        if len(self._journal) >= self._max_journal:
+            raise HotStoreUnavailable("the journal is full")
+        self._journal_seq += 1
+        kept = _kept(entry)
+        self._journal[f"{self._journal_seq:020d}"] = _Entry(kept)
+        waiting[turn_id] = kept
+        self._put(pending_key, waiting, PENDING_TTL, self._size(pending_key) + len(entry))
+        if new_gate is not None:
+            self._put(gate_key, new_gate, GATE_TTL, len(new_gate))
+        return True, before
+
+    async def pending(self, pending_key: str) -> Mapping[str, bytes]:
+        """Turn id → journal entry, in order of turn ids."""
+        return dict(sorted(self._hash(pending_key).items()))
+
+    async def journal_read(self, consumer: str, count: int) -> Sequence[JournalItem]:
+        """The consumer's own unacknowledged entries first; without any, those of consumers silent for 30 s, then new ones."""
+        now = self._clock()
+        mine = self._select(count, lambda e: e.consumer == consumer)
+        if mine:
+            return mine
+        found = self._select(count, lambda e: e.consumer is None or now - e.read_at > IDLE_SECONDS)
+        for item in found:
+            self._journal[item.id].consumer, self._journal[item.id].read_at = consumer, now
+        return found
+
+    async def journal_done(self, items: Sequence[tuple[str, str, str]]) -> None:
+        """Removes entries that are in the database."""
+        for item_id, pending_key, turn_id in items:
+            self._journal.pop(item_id, None)
+            waiting = self._hash(pending_key)
+            if waiting.pop(turn_id, None) is not None and not waiting:
+                self._drop(pending_key)
+
+    async def journal_size(self) -> int:
+        """Entries on their way to the database."""
+        return len(self._journal)
+
+    async def log_append(self, key: str, at: int, items: Sequence[bytes], ttl: float) -> bool:
+        """Appends if the log holds exactly `at` items, or if these very items are already its end (a repeated append)."""
+        log = self._list(key)
+        if len(log) != at:
+            return bool(items) and len(log) == at + len(items) and log[at:] == list(items)
+        if items:
+            log.extend(items)
+            self._put(key, log, ttl, self._size(key) + sum(map(len, items)))
+        return True
+
+    async def log_read(self, key: str, after: int) -> Sequence[bytes]:
+        """The items after the first `after`."""
+        return self._list(key)[after:]
+
+    async def log_length(self, key: str) -> int:
+        """How many items the log holds."""
+        return len(self._list(key))
+
+    async def publish(self, channel: str, message: bytes) -> None:
+        """Tells all current subscribers of this process."""
+        for inbox in self._channels.get(channel, ()):
+            inbox.put(message)
+
+    @asynccontextmanager
+    async def subscribe(self, channel: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Messages of a channel from now on."""
+        inbox = Inbox()
+        self._channels.setdefault(channel, set()).add(inbox)
+        try:
+            yield inbox
+        finally:
+            listeners = self._channels[channel]
+            listeners.discard(inbox)
+            if not listeners:
+                del self._channels[channel]
+
+    async def ping(self) -> float:
+        """Always 0: there is no trip."""
+        await asyncio.sleep(0)
+        return 0.0
+
+    async def aclose(self) -> None:
+        """Forgets everything."""
+        self._items.clear()
+        self._journal.clear()
+        self._bytes = 0
+
+    def _value(self, key: str) -> Value | None:
+        item = self._items.get(key)
+        if item is None:
+            return None
+        if item.expires <= self._clock():
+            self._drop(key)
+            return None
+        return item.value
+
+    def _hash(self, key: str) -> dict[str, bytes]:
+        value = self._value(key)
+        return value if isinstance(value, dict) else {}
+
+    def _list(self, key: str) -> list[bytes]:
+        value = self._value(key)
+        return value if isinstance(value, list) else []
+
+    def _size(self, key: str) -> int:
+        item = self._items.get(key)
+        return item.size if item else 0
+
+    def _put(self, key: str, value: Value, ttl: float, size: int) -> None:
+        self._drop(key)  # so that the dict's order is the order of the last writes
+        self._items[key] = _Item(value, self._clock() + ttl, size)
+        self._bytes += size
+        self._writes += 1
+        if self._writes % SWEEP_EVERY == 0 or self._bytes > self._max_bytes:
+            self._sweep()
+
+    def _drop(self, key: str) -> None:
+        item = self._items.pop(key, None)
+        if item is not None:
+            self._bytes -= item.size
+
+    def _sweep(self) -> None:
+        now = self._clock()
+        for key in [k for k, item in self._items.items() if item.expires <= now]:
+            self._drop(key)
+        goal = self._max_bytes * 9 // 10 if self._bytes > self._max_bytes else self._bytes
+        # Gates and windows first: an event log or a pending entry that goes is missed sooner.
+        for key in sorted(self._items, key=lambda k: not isinstance(self._items[k].value, bytes)):
+            if self._bytes <= goal or len(self._items) == 1:
+                return
+            self._drop(key)
+
+    def _select(self, count: int, wanted: Callable[[_Entry], bool]) -> list[JournalItem]:
+        found = (JournalItem(i, e.data) for i, e in self._journal.items() if wanted(e))
+        return list(islice(found, count))
+
+
+def _kept(value: bytes) -> bytes:
+    """A copy of its own size: bytes that orjson made keep 4 KB each for as long as they live."""
+    return b"%s" % value

@@ -1,0 +1,81 @@
+"""What a hot store can do. Two implementations (memory, redis) run one test suite; none of them knows what the bytes mean.
+
+Every method but `aclose` raises HotStoreUnavailable when the store is away or too slow (300 ms); callers decide whether that matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from common.errors import DependencyUnavailable
+
+
+class HotStoreUnavailable(DependencyUnavailable):
+    """The hot store did not answer in time. What it holds can be rebuilt, so most callers go on without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalItem:
+    """One entry of the journal and the id that acknowledges it."""
+
+    id: str
+    entry: bytes
+
+
+class HotStore(Protocol):
+    """All values are bytes; times to live are seconds."""
+
+    async def get(self, key: str) -> bytes | None:
+        """The value, None without one."""
+
+    async def set(self, key: str, value: bytes, ttl: float) -> None:
+        """Stores a value for `ttl` seconds."""
+
+    async def delete(self, *keys: str) -> None:
+        """Removes keys of any type."""
+
+    async def record(
+        self, gate_key: str, pending_key: str, turn_id: str, entry: bytes, allowed: bytes, new_gate: bytes | None = None
+    ) -> tuple[bool, bytes | None]:
+        """Journals a rule-answered turn if the session's gate allows it, in one atomic step and one trip.
+
+        The gate allows when it is absent or its first byte is one of `allowed`. Then the entry goes to the journal and to the session's
+        pending hash, and `new_gate`, if given, becomes the gate with its TTL. Returns (recorded, the gate as it was before).
+        Repeating it with the same turn id records nothing twice.
+        """
+
+    async def pending(self, pending_key: str) -> Mapping[str, bytes]:
+        """Turn id → journal entry of one session that is not yet in the database, in order of turn ids."""
+
+    async def journal_read(self, consumer: str, count: int) -> Sequence[JournalItem]:
+        """Up to `count` entries that no other live consumer has, without waiting. Those of a dead one come back after 30 seconds."""
+
+    async def journal_done(self, items: Sequence[tuple[str, str, str]]) -> None:
+        """Removes entries that are in the database: (item id, pending key, turn id) each. An empty item id only clears the pending hash."""
+
+    async def journal_size(self) -> int:
+        """Entries on their way to the database."""
+
+    async def log_append(self, key: str, at: int, items: Sequence[bytes], ttl: float) -> bool:
+        """Appends to an event log that must hold exactly `at` items now; False, and nothing written, when another writer was there."""
+
+    async def log_read(self, key: str, after: int) -> Sequence[bytes]:
+        """The items after the first `after`."""
+
+    async def log_length(self, key: str) -> int:
+        """How many items the log holds; 0 when it is not there."""
+
+    async def publish(self, channel: str, message: bytes) -> None:
+        """Tells all current subscribers, on every replica; nothing is kept."""
+
+    def subscribe(self, channel: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Messages of a channel from the moment the context is entered. It may miss some when the store is away: poll as a safety net."""
+
+    async def ping(self) -> float:
+        """Seconds of one round trip."""
+
+    async def aclose(self) -> None:
+        """Closes connections. Never raises."""

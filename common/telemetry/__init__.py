@@ -1,0 +1,1 @@
+"""Logs and metrics. It knows no web framework; whoever serves /metrics calls `Metrics.render`."""

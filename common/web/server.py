@@ -1,0 +1,117 @@
+"""Runs an ASGI app under uvicorn: binds before anything else starts, says clearly why it cannot, drains on SIGTERM.
+
+It knows no routes. Without API keys a server listens on loopback only, unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+KEEP_ALIVE_SECONDS = 75  # longer than Nginx keeps an idle upstream connection, so that Nginx is the one that closes
+
+
+class CannotServe(Exception):
+    """The server cannot start; the text is one line for the operator."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket, not yet listening. Raises CannotServe when the port is in use or the host is not ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as e:
+        sock.close()
+        if e.errno == errno.EADDRINUSE:
+            raise CannotServe(f"port {port} on {host} is in use: stop what listens there, or choose another with --port") from None
+        raise CannotServe(f"cannot listen on {host}:{port}: {e.strerror}") from None
+    except OverflowError:
+        sock.close()
+        raise CannotServe(f"--port must be from 1 to 65535, not {port}") from None
+    return sock
+
+
+def require_safe_host(host: str, *, has_keys: bool, insecure: bool) -> None:
+    """Raises CannotServe for a public address without API keys."""
+    if has_keys or insecure or _is_loopback(host):
+        return
+    raise CannotServe(
+        f"no API keys are configured, so only a loopback address may be served, not {host}: "
+        "set LOADSPLIT_API_KEYS, or say --insecure when something in front checks callers"
+    )
+
+
+def serve(app: Any, sock: socket.socket, *, drain_seconds: float, on_drain: Callable[[], None], on_ready: Callable[[], None]) -> None:
+    """Serves until SIGINT or SIGTERM, then drains: `on_drain` first, open requests up to `drain_seconds`, then the app's lifespan ends.
+
+    Raises what `startup_failure` saw when the app could not start.
+    """
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        log_level="warning",
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=max(1, round(drain_seconds)),
+    )
+    logging.getLogger("uvicorn.error").addFilter(_not_the_lifespan)
+    server = _Server(config, on_drain, on_ready)
+    with contextlib.suppress(SystemExit):  # uvicorn exits with 3 when the app cannot start; the reason is raised below
+        server.run(sockets=[sock])
+    if not server.started:
+        raise getattr(app.state, "startup_failure", None) or CannotServe("the server did not start")
+
+
+@contextlib.contextmanager
+def startup_failure(app: Any) -> Iterator[None]:
+    """Around a lifespan: remembers why it failed, so that `serve` can raise it instead of a traceback in uvicorn's log."""
+    try:
+        yield
+    except Exception as e:  # whatever it is: it is raised again, here and by `serve`
+        app.state.startup_failure = e
+        raise
+
+
+def _not_the_lifespan(record: logging.LogRecord) -> bool:
+    return record.module != "on"
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_drain: Callable[[], None], on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_drain = on_drain
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._on_drain()
+        super().handle_exit(sig, frame)
+        self._captured_signals.clear()  # a drained process has ended well: exit code 0, not the signal
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,127 @@
+"""What an action is given and what it gives back. It knows nothing of turns, leases or stores: the caller fills it in and commits."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from common.contracts.query import ActionType, Usage
+from common.endpoints.answer import CompiledAction, variables_for
+from common.endpoints.call import HttpCaller
+from common.workflow.schema import Workflow
+from heavy.actions.compiled import CompiledWorkflow
+from heavy.agent.http_tools import HttpTool, http_toolbox
+from heavy.agent.steps import Delta, Reason, RunEnd, Step, ToolEnded, ToolStarted
+from heavy.agent.toolbox import Toolbox
+from heavy.llm.types import Gateway, Message
+
+
+@dataclass(frozen=True, slots=True)
+class ActionContext:
+    """One message of one session, as its actions see it.
+
+    `history` are the messages of earlier turns. `transcript` are the committed messages of this turn that actions have yielded, the user's
+    message first (a fresh turn has only that one). `context` are the request's variables, `groups` those that a rule cut from the message.
+    `shown` is, on a resumed turn, the answer's text that earlier attempts have streamed (without a greeting), None where that is not known.
+    `deadline` is Unix seconds. `escalated` is why a rule's own action could not answer. `profile` is what is known of the user.
+    """
+
+    compiled: CompiledWorkflow
+    gateway: Gateway
+    caller: HttpCaller
+    message: str
+    turn_id: str
+    session_id: str
+    tenant: str = "default"
+    user_id: str | None = None
+    history: Sequence[Message] = ()
+    transcript: Sequence[Message] = ()
+    context: Mapping[str, Any] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
+    deadline: float | None = None
+    streaming: bool = True
+    escalated: str | None = None
+    shown: str | None = None
+    profile: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def workflow(self) -> Workflow:
+        """The agent's workflow."""
+        return self.compiled.workflow
+
+    @property
+    def committed(self) -> Sequence[Message]:
+        """The transcript, with the user's message when the caller gave none."""
+        return self.transcript or (Message("user", self.message),)
+
+    def variables(
+        self, action: CompiledAction, arguments: Mapping[str, Any] | None = None, *, groups: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Template variables of one action. Nothing in `arguments` or `groups` can stand for a session, a user or the request's context."""
+        return variables_for(
+            self.workflow,
+            message=self.message,
+            session_id=self.session_id,
+            user_id=self.user_id,
+            tenant=self.tenant,
+            context=self.context,
+            groups=groups,
+            parameter_mapping=action.parameter_mapping,
+            arguments=arguments,
+        )
+
+    def answer_variables(self, action: CompiledAction, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Variables of an action that answers this message: what the model extracted wins over a rule's groups, the context over both."""
+        groups = {k: v for k, v in self.groups.items() if k not in parameters and k not in self.context}
+        return self.variables(action, parameters, groups=groups)
+
+    def toolbox(self, tools: Collection[HttpTool]) -> Toolbox:
+        """A toolbox over these tools for this turn."""
+        return http_toolbox(
+            list(tools), self.caller, self.variables, turn_id=self.turn_id, deadline=self.deadline, hidden=self.context.keys()
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ActionResult:
+    """How an action ended: always the last item of `act`, unless it raised.
+
+    `text` is everything the user saw (all deltas together; on a resumed turn with what earlier attempts said). `status` is the reply's,
+    `session_status` and `current_skill` what the session becomes, `profile` a patch to the user's profile. `action_type` and
+    `action_target` name what answered in the end. `messages` and `usage` are what no Step has carried yet.
+    """
+
+    text: str
+    action_type: ActionType = "message"
+    action_target: str | None = None
+    status: Literal["success", "silent", "transferred", "closed"] = "success"
+    session_status: Literal["ready", "in_conversation", "transferred", "closed"] = "ready"
+    current_skill: str | None = None
+    done: bool = True
+    reason: Reason = "done"
+    messages: tuple[Message, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    profile: Mapping[str, Any] | None = None
+
+    @classmethod
+    def said(cls, text: str, **fields: Any) -> ActionResult:
+        """A result whose whole text is one assistant message."""
+        return cls(text, messages=(Message("assistant", text),) if text else (), **fields)
+
+    @classmethod
+    def of_run(cls, end: RunEnd, **fields: Any) -> ActionResult:
+        """The result of an agent run."""
+        return cls(end.text, done=end.done, reason=end.reason, messages=end.messages, usage=end.usage, **fields)
+
+
+@dataclass(frozen=True, slots=True)
+class NotAnswered:
+    """An action could not answer and said nothing; `reason` is one safe line, `missing` the name of a tool that lacks arguments."""
+
+    reason: str
+    missing: str | None = None
+
+
+ActionStep = Delta | ToolStarted | ToolEnded | Step | ActionResult
+Inner = ActionStep | NotAnswered

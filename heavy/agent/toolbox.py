@@ -1,0 +1,76 @@
+"""A toolbox: the tools that a model may call in a run, the check of what it asks for, and the results in the form a model reads.
+
+How a tool is executed is the `run` function's business; this file knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from heavy.agent.tool_schema import Arguments
+from heavy.llm.types import ToolCall, ToolSpec
+
+MAX_RESULT_CHARS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a tool gave: a JSON value. A failure is {"error": one safe sentence} with `ok` false."""
+
+    ok: bool
+    value: Any
+    duration_ms: float = 0.0
+
+
+ToolRunner = Callable[[ToolCall, Mapping[str, Any]], Awaitable[ToolResult]]
+
+
+def failed(reason: str) -> ToolResult:
+    """A failure as the model and the user's stream see it."""
+    return ToolResult(False, {"error": reason})
+
+
+def for_model(value: Any, limit: int = MAX_RESULT_CHARS) -> str:
+    """A result as the text of a tool message, at most `limit` characters and a note of what was cut."""
+    text = value if isinstance(value, str) else orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    if len(text) <= limit:
+        return text
+    return f"{text[:limit]} … [cut here: the result has {len(text)} characters]"
+
+
+def for_user(value: Any, limit: int = MAX_RESULT_CHARS) -> Any:
+    """A result as it goes into the stream: itself, or its cut text where it is too large."""
+    text = for_model(value, limit)
+    return value if len(text) <= limit else text
+
+
+class Toolbox:
+    """The tools of one run. `run` executes a checked call; it raises nothing that a tool's own failure can cause."""
+
+    def __init__(
+        self, specs: Sequence[ToolSpec] = (), run: ToolRunner | None = None, checks: Mapping[str, Arguments] | None = None
+    ) -> None:
+        self.specs = tuple(specs)
+        self._run = run
+        self._checks = checks if checks is not None else {s.name: Arguments(s.name, s.parameters) for s in self.specs}
+
+    def parse(self, call: ToolCall) -> dict[str, Any]:
+        """The arguments of a call that may be executed. Raises ValueError with a sentence that tells the model what is wrong."""
+        check = self._checks.get(call.name)
+        if check is None:
+            names = ", ".join(s.name for s in self.specs) or "none"
+            raise ValueError(f"there is no tool {call.name[:64]!r}; the tools are: {names}")
+        return check.parse(call.arguments)
+
+    async def run(self, call: ToolCall, arguments: Mapping[str, Any]) -> ToolResult:
+        """Executes a checked call and measures it."""
+        if self._run is None:
+            return failed("this tool cannot be executed")
+        start = time.perf_counter()
+        result = await self._run(call, arguments)
+        return ToolResult(result.ok, result.value, round((time.perf_counter() - start) * 1000, 1))

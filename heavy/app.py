@@ -1,0 +1,156 @@
+"""The composition root of the heavy tier: where stores, gateway, turns and routes meet. Resources open in order and close in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from common.endpoints.call import HttpCaller
+from common.endpoints.egress import EgressPolicy
+from common.errors import ConfigInvalid
+from common.hotstore.open import open_hotstore
+from common.hotstore.protocol import HotStore
+from common.settings import SettingsError
+from common.telemetry.metrics import Metrics
+from common.web.auth import KeyRing
+from common.web.errors import exception_handlers
+from common.web.middleware import Edge, InFlight
+from common.web.server import startup_failure
+from common.workflow.load import load_all
+from common.workflow.schema import Workflow
+from heavy.jobs.journal import JournalMover
+from heavy.jobs.reconcile import reconcile
+from heavy.llm.gateway import open_gateway
+from heavy.llm.targets import default_targets, load_targets
+from heavy.routes.state import Heavy
+from heavy.routes.table import query_routes, resource_routes
+from heavy.settings import HeavySettings
+from heavy.storage.open import open_stores
+from heavy.streaming import TurnReader
+from heavy.turns.agents import Agents
+from heavy.turns.gates import Gates
+from heavy.turns.life import Turns
+from heavy.turns.owner import TurnOwner
+from heavy.turns.run import RunParts
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the single process shares with this tier instead of letting it open its own. `demo_llm` is the simulator's base URL."""
+
+    workflows: Mapping[str, Workflow] | None = None
+    hotstore: HotStore | None = None
+    caller: HttpCaller | None = None
+    metrics: Metrics | None = None
+    inflight: InFlight | None = None
+    demo_llm: str | None = None
+
+
+@contextlib.asynccontextmanager
+async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIterator[Heavy]:
+    """Opens everything that the tier needs and starts its background work; on leaving, drains and closes in reverse."""
+    workflows = given.workflows or read_workflows(settings)
+    metrics = given.metrics or Metrics()
+    agents = Agents(workflows)
+    targets = load_targets(settings.models, settings.environ) if settings.models else default_targets(settings.environ, given.demo_llm)
+    async with contextlib.AsyncExitStack() as stack:
+        stores = await open_stores(settings.database)
+        stack.push_async_callback(stores.aclose)
+        hotstore = given.hotstore
+        if hotstore is None:
+            hotstore = open_hotstore(settings.redis_url)
+            stack.push_async_callback(hotstore.aclose)
+        caller = given.caller
+        if caller is None:
+            caller = await stack.enter_async_context(HttpCaller(EgressPolicy(settings.egress_allow, agents.hosts), metrics))
+        gateway = await stack.enter_async_context(open_gateway(targets, metrics))
+        owner = TurnOwner(stores.turns, hotstore)
+        mover = JournalMover(stores.turns, hotstore, metrics, owner.name)
+        gates = Gates(hotstore, stores.sessions)
+        turns = Turns(
+            stores=stores,
+            hotstore=hotstore,
+            owner=owner,
+            agents=agents,
+            parts=RunParts(stores, hotstore, gateway, caller, gates),
+            settle=mover.settle,
+            metrics=metrics,
+            max_inflight=settings.max_inflight,
+        )
+        reader = TurnReader(stores.turns, hotstore, owner)
+        for work in (owner.keep_leases, owner.listen, mover.drain, gates.pay, partial(reconcile, stores.turns, owner, turns)):
+            stack.push_async_callback(_stop, asyncio.create_task(_keep(work)))
+        stack.push_async_callback(_drain, turns, given.inflight, settings.drain_seconds)
+        yield Heavy(
+            settings=settings,
+            stores=stores,
+            hotstore=hotstore,
+            agents=agents,
+            turns=turns,
+            reader=reader,
+            owner=owner,
+            mover=mover,
+            keys=KeyRing.open(settings.api_keys),
+            metrics=metrics,
+        )
+
+
+def create_app(settings: HeavySettings, *, metrics: Metrics, inflight: InFlight) -> Starlette:
+    """The heavy tier as an ASGI app. Raises ConfigInvalid or SettingsError; what cannot be opened is raised by the lifespan."""
+    workflows = read_workflows(settings)
+    given = Given(workflows=workflows, metrics=metrics, inflight=inflight)
+    config_hash = next(iter(workflows.values())).config_hash
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
+        with startup_failure(app):
+            async with open_heavy(settings, given) as heavy:
+                yield {"heavy": heavy}
+
+    return Starlette(
+        routes=[*query_routes(), *resource_routes(inflight)],
+        middleware=[Middleware(Edge, tier="heavy", config_hash=lambda: config_hash, metrics=metrics, inflight=inflight)],
+        exception_handlers=exception_handlers(),
+        lifespan=lifespan,
+    )
+
+
+def read_workflows(settings: HeavySettings) -> Mapping[str, Workflow]:
+    """The agents of LOADSPLIT_CONFIG. Raises SettingsError without one, ConfigInvalid with every problem of the files."""
+    if not settings.config:
+        raise SettingsError("LOADSPLIT_CONFIG is not set: give a workflow file with --config")
+    workflows = load_all(Path(settings.config), settings.environ)
+    if not workflows:
+        raise ConfigInvalid(f"{settings.config} holds no workflow file")
+    return workflows
+
+
+async def _keep(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Background work must not die silently: what it did not foresee is logged, and it begins again."""
+    while True:
+        try:
+            await work()
+        except Exception:  # whatever broke, the leases of running turns must still be renewed
+            log.exception("background work broke off and begins again")
+        await asyncio.sleep(1)
+
+
+async def _drain(turns: Turns, inflight: InFlight | None, seconds: float) -> None:
+    """Running turns get what the server's own wait for open requests has left of the grace period."""
+    await turns.drain(inflight.left(seconds) if inflight else seconds)
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])

@@ -1,0 +1,1 @@
+"""One file for each wire protocol of an LLM provider. Only these files know an SDK; everything else speaks heavy.llm.types."""

@@ -1,0 +1,172 @@
+"""The models file: aliases, each a list of targets in the order of preference. Reads text and a mapping of names; never the environment.
+
+{"models": {"default": {"targets": [{"provider": "openai", "model": "gpt-4.1-mini"}], "fallback": ["backup"]}, "backup": {…}}}
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from common.errors import ConfigInvalid
+from heavy.llm.types import Prices, Target
+
+DEFAULT_ALIAS = "default"
+# Aliases that a workflow may name without the models file declaring them: they mean `default` then.
+OPTIONAL_ALIASES = frozenset({"intent", "compaction"})
+KEY_NAMES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
+URL_NAMES = {"openai": "OPENAI_BASE_URL", "anthropic": "ANTHROPIC_BASE_URL"}
+OPENAI_MODEL = "gpt-4.1-mini"
+ANTHROPIC_MODEL = "claude-sonnet-4-6"
+DEMO_MODEL = "demo"
+
+Aliases = dict[str, tuple[Target, ...]]
+_Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _PriceEntry(_Part):
+    input: Annotated[float, Field(ge=0)] = 0.0
+    cached_input: Annotated[float, Field(ge=0)] = 0.0
+    output: Annotated[float, Field(ge=0)] = 0.0
+
+
+class _TargetEntry(_Part):
+    provider: Literal["openai", "anthropic"]
+    model: Annotated[str, Field(min_length=1)]
+    base_url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    api_key_env: Annotated[str, Field(min_length=1)] | None = None
+    max_tokens: Annotated[int, Field(gt=0)] = 4096
+    context_tokens: Annotated[int, Field(ge=1000)] = 128_000
+    connect_timeout: _Seconds = 5.0
+    first_token_timeout: _Seconds = 30.0
+    idle_timeout: _Seconds = 20.0
+    total_timeout: _Seconds = 120.0
+    prices: _PriceEntry | None = None
+
+
+class _AliasEntry(_Part):
+    targets: Annotated[tuple[_TargetEntry, ...], Field(min_length=1)]
+    fallback: tuple[str, ...] = ()
+
+
+class _ModelsFile(_Part):
+    models: Annotated[dict[Annotated[str, Field(min_length=1, max_length=64)], _AliasEntry], Field(min_length=1)]
+
+
+def load_targets(path: Path, env: Mapping[str, str]) -> Aliases:
+    """Reads a models file (YAML or JSON). Raises ConfigInvalid with every problem in `extra["problems"]`, each with its line."""
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigInvalid(f"{path}: cannot be read: {e}", problems=[f"{path}: {e}"]) from None
+    return parse_targets(text, str(path), env)
+
+
+def parse_targets(text: str, name: str, env: Mapping[str, str]) -> Aliases:
+    """The same for text; `name` stands before each problem."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)  # JSON is YAML
+        doc = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark is not None else name
+        raise _invalid(name, [f"{where}: {getattr(e, 'problem', None) or e}"]) from None
+    try:
+        models = _ModelsFile.model_validate(doc).models
+    except ValidationError as e:
+        raise _invalid(name, [f"{_where(name, root, p['loc'])}: {_path(p['loc'])}: {_says(p)}" for p in e.errors()]) from None
+    problems = _check(models, name, root, env)
+    if problems:
+        raise _invalid(name, problems)
+    return {alias: _flat(alias, models, env) for alias in models}
+
+
+def default_targets(env: Mapping[str, str], demo_url: str | None = None) -> Aliases:
+    """The targets without a models file: OpenAI when its key is there, else Anthropic, else the simulator at `demo_url`, else none.
+
+    `demo_url` is the simulator's OpenAI base URL, such as http://127.0.0.1:8900/v1. OPENAI_MODEL and ANTHROPIC_MODEL name other models.
+    """
+    if env.get("OPENAI_API_KEY"):
+        model, url = env.get("OPENAI_MODEL") or OPENAI_MODEL, env.get("OPENAI_BASE_URL") or None
+        return {DEFAULT_ALIAS: (Target("openai", model, base_url=url, api_key=env["OPENAI_API_KEY"]),)}
+    if env.get("ANTHROPIC_API_KEY"):
+        model, url = env.get("ANTHROPIC_MODEL") or ANTHROPIC_MODEL, env.get("ANTHROPIC_BASE_URL") or None
+        return {DEFAULT_ALIAS: (Target("anthropic", model, base_url=url, api_key=env["ANTHROPIC_API_KEY"], context_tokens=200_000),)}
+    if demo_url:
+        return {DEFAULT_ALIAS: (Target("openai", DEMO_MODEL, base_url=demo_url, api_key="demo"),)}
+    return {}
+
+
+def _check(models: Mapping[str, _AliasEntry], name: str, root: yaml.Node | None, env: Mapping[str, str]) -> list[str]:
+    problems = []
+    for alias, entry in models.items():
+        for n, other in enumerate(entry.fallback):
+            if other not in models:
+                loc = ("models", alias, "fallback", n)
+                problems.append(f"{_where(name, root, loc)}: {_path(loc)}: there is no alias {other!r}")
+        for n, target in enumerate(entry.targets):
+            key = target.api_key_env or KEY_NAMES[target.provider]
+            # A local server needs no key; the providers themselves always do.
+            if not env.get(key) and (target.api_key_env or not (target.base_url or env.get(URL_NAMES[target.provider]))):
+                loc = ("models", alias, "targets", n)
+                problems.append(f"{_where(name, root, loc)}: {_path(loc)}: the environment has no {key}")
+    return problems
+
+
+def _flat(alias: str, models: Mapping[str, _AliasEntry], env: Mapping[str, str]) -> tuple[Target, ...]:
+    """The alias's own targets, then those of its fallbacks and of theirs; each target once, so circles end."""
+    order, seen = [alias], {alias}
+    for name in order:
+        new = [other for other in models[name].fallback if other not in seen]
+        seen.update(new)
+        order.extend(new)
+    return tuple(dict.fromkeys(_target(entry, env) for name in order for entry in models[name].targets))
+
+
+def _target(entry: _TargetEntry, env: Mapping[str, str]) -> Target:
+    fields = entry.model_dump(exclude={"api_key_env", "prices", "base_url"})
+    url = entry.base_url or (env.get(URL_NAMES[entry.provider]) or None if not entry.api_key_env else None)
+    prices = Prices(**entry.prices.model_dump()) if entry.prices else Prices()
+    return Target(**fields, base_url=url, api_key=env.get(entry.api_key_env or KEY_NAMES[entry.provider], ""), prices=prices)
+
+
+def _invalid(name: str, problems: list[str]) -> ConfigInvalid:
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return ConfigInvalid(f"{problems[0]}{more}", problems=problems, file=name)
+
+
+def _says(problem: Any) -> str:
+    """pydantic's sentence; for an unknown key the nearest known one."""
+    if problem["type"] != "extra_forbidden":
+        return str(problem["msg"])
+    known = {name for part in (_ModelsFile, _AliasEntry, _TargetEntry, _PriceEntry) for name in part.model_fields}
+    near = difflib.get_close_matches(str(problem["loc"][-1]), sorted(known), 1)
+    return "unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+def _path(loc: tuple[Any, ...]) -> str:
+    return "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+
+
+def _where(name: str, node: yaml.Node | None, loc: tuple[Any, ...]) -> str:
+    """`file:line:column` of the value at a path, or of the nearest thing around it that is there."""
+    at = node
+    for part in loc:
+        child = None
+        if isinstance(at, yaml.MappingNode):
+            child = next((value for key, value in at.value if key.value == str(part)), None)
+        elif isinstance(at, yaml.SequenceNode) and isinstance(part, int) and part < len(at.value):
+            child = at.value[part]
+        if child is None:
+            break
+        at = child
+    return f"{name}:{at.start_mark.line + 1}:{at.start_mark.column + 1}" if at is not None else name

@@ -1,0 +1,153 @@
+"""Provider-neutral words of an LLM call. Everything above the gateway speaks these; only provider files know a wire format."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from common.contracts.query import Usage
+from common.errors import LLMError
+
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "tool_calls", "length", "content_filter"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the model asks for. `arguments` is the JSON text as the model wrote it; it may be wrong."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation. `tool_calls` only on assistant messages, `tool_call_id` only on tool messages (their results)."""
+
+    role: Role
+    content: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """A tool as the model sees it; `parameters` is a JSON Schema of type object."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LLMRequest:
+    """One call. `model` is an alias of the models file. `tool_choice` is auto, none, required or the name of one tool.
+
+    `timeout` is how many seconds are left for the whole call, None for the target's own limit. `deterministic` marks classification-like
+    calls (temperature 0 where the model takes it). `purpose` (intent, skill, message, compaction) is for metrics and the simulator's log.
+    """
+
+    model: str
+    messages: Sequence[Message]
+    tools: Sequence[ToolSpec] = ()
+    tool_choice: str = "auto"
+    max_tokens: int | None = None
+    timeout: float | None = None
+    deterministic: bool = False
+    purpose: str = "message"
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of the answer's text, as it arrives."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The end of a call: the whole answer and what it cost. Always the last chunk, always there unless the call raised."""
+
+    message: Message
+    usage: Usage
+    finish_reason: FinishReason
+    model: str = ""
+    target: str = ""
+
+
+Chunk = TextDelta | Completed
+
+
+class LLMCallFailed(LLMError):
+    """A call failed at one target. `kind` says how; `partial` is the text that had arrived; `after_first_token` whether any had.
+
+    kind: rate_limited, overloaded, server_error, connect, timeout, reset, incomplete (a clean end without the terminal event),
+    garbage, error_event, invalid_request, auth, not_found (the model or the path), spend_limit.
+    """
+
+    def __init__(self, detail: str, *, kind: str, partial: str = "", retry_after: float | None = None, usage: Usage | None = None) -> None:
+        super().__init__(detail, retry_after=retry_after)
+        self.kind = kind
+        self.partial = partial
+        self.usage = usage
+
+    @property
+    def after_first_token(self) -> bool:
+        """Whether some of the answer may already have reached the user."""
+        return bool(self.partial)
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """US dollars for a million tokens."""
+
+    input: float = 0.0
+    cached_input: float = 0.0
+    output: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One model of one provider, as the models file declares it. Time-outs are seconds. `api_key` never appears in a repr."""
+
+    provider: Literal["openai", "anthropic"]
+    model: str
+    base_url: str | None = None
+    api_key: str = field(default="", repr=False)
+    max_tokens: int = 4096
+    context_tokens: int = 128_000
+    connect_timeout: float = 5.0
+    first_token_timeout: float = 30.0
+    idle_timeout: float = 20.0
+    total_timeout: float = 120.0
+    prices: Prices = Prices()
+
+    @property
+    def name(self) -> str:
+        """For logs and metrics."""
+        return f"{self.provider}/{self.model}"
+
+
+class Provider(Protocol):
+    """One wire protocol. Streams one call at one target; raises LLMCallFailed; never retries."""
+
+    def stream(self, target: Target, request: LLMRequest, *, streaming: bool) -> AsyncIterator[Chunk]:
+        """Text deltas and then one Completed. With `streaming` false one JSON call is made and only Completed comes."""
+
+    async def aclose(self) -> None:
+        """Closes connections."""
+
+
+class Gateway(Protocol):
+    """The only door to an LLM for everything above."""
+
+    def stream(self, request: LLMRequest) -> AsyncIterator[Chunk]:
+        """Text deltas and then one Completed, after fail-over where that is invisible. Raises LLMError or a subclass."""
+
+    async def complete(self, request: LLMRequest) -> Completed:
+        """The same without deltas (one JSON call upstream)."""
+
+    def context_tokens(self, model: str) -> int:
+        """The context size of the alias's first target, in tokens."""

@@ -1,0 +1,139 @@
+"""POST /api/v1/query and /api/v1/query/stream in the heavy tier: whose request is it, accept the turn, wait for its end or stream it.
+
+A ticket of the rule tier is trusted; a call without one needs an API key of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from common.contracts import ticket as tickets
+from common.contracts.events import TERMINAL, event_type
+from common.contracts.query import Query, new_turn_id, parse_query
+from common.contracts.ticket import Plan
+from common.errors import DependencyUnavailable, InvalidRequest, LoadsplitError, SessionBusy, Unauthorized
+from common.web.asgi import Receive, Scope, Send, header, read_body, request_id, send_json
+from heavy.routes.state import Heavy, heavy_of
+from heavy.routes.stream import cancels_on_disconnect, send_turn
+from heavy.turns.owner import OwnedTurn
+from heavy.turns.stores import TurnRow
+
+MAX_TIMEOUT_SECONDS = 3600.0
+PROBLEM_MEMBERS = frozenset({"type", "title", "status", "detail", "code", "request_id", "retryable", "retry_after"})
+COMPLETE = b'{"type":"complete","data":'
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What the ticket, or the API key, says of a request. `deadline` is Unix seconds."""
+
+    tenant: str
+    turn_id: str
+    plan: Plan | None
+    deadline: float | None
+
+
+class QueryEndpoint:
+    """A plain ASGI callable; `streaming` chooses between one JSON reply and a stream of events."""
+
+    def __init__(self, *, streaming: bool) -> None:
+        self._streaming = streaming
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        heavy = heavy_of(scope)
+        query = parse_query(await read_body(scope, receive))
+        cancels = self._streaming and cancels_on_disconnect(scope)
+        admission = admit(heavy, scope, query)
+        turn = await heavy.turns.submit(
+            query,
+            tenant=admission.tenant,
+            turn_id=admission.turn_id,
+            plan=admission.plan,
+            deadline=admission.deadline,
+            streaming=self._streaming,
+            request_id=request_id(scope),
+        )
+        if self._streaming:
+            await send_turn(heavy, scope, receive, send, admission.tenant, turn, cancels=cancels)
+            return
+        await send_json(send, 200, await outcome(heavy, admission.tenant, turn))
+
+
+def admit(heavy: Heavy, scope: Scope, query: Query) -> Admission:
+    """Who asks. Raises Unauthorized without a valid ticket or an API key, Forbidden without the scope `query`."""
+    value = header(scope, tickets.HEADER.encode())
+    if value is not None:
+        ticket = tickets.verify(value.decode("latin-1"), heavy.settings.ticket_key)
+        if ticket.session_id != query.session_id:
+            raise Unauthorized("the ticket does not hold")
+        return Admission(ticket.tenant, ticket.turn_id, ticket.plan, ticket.deadline)
+    if heavy.keys.empty:
+        raise Unauthorized("this tier takes queries with a ticket of the lightweight tier or an API key only")
+    caller = heavy.keys.authenticate(scope["headers"])
+    caller.need("query")
+    return Admission(caller.tenant, new_turn_id(), None, read_deadline(scope))
+
+
+def read_deadline(scope: Scope) -> float | None:
+    """X-Loadsplit-Timeout as a Unix time. Raises InvalidRequest naming it."""
+    value = header(scope, b"x-loadsplit-timeout")
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds <= MAX_TIMEOUT_SECONDS:
+        raise InvalidRequest("X-Loadsplit-Timeout must be seconds, more than 0 and at most 3600", field="X-Loadsplit-Timeout")
+    return time.time() + seconds
+
+
+async def outcome(heavy: Heavy, tenant: str, turn: OwnedTurn | TurnRow) -> bytes:
+    """The reply of a turn as JSON, when it has ended. Raises what ended it otherwise."""
+    line = await _terminal(heavy, tenant, turn)
+    if line.startswith(COMPLETE):
+        return line[len(COMPLETE) : -1]
+    document = orjson.loads(line)
+    if document["type"] == "cancelled":
+        raise TurnCancelled("the turn was cancelled before it ended", turn_id=turn.turn_id)
+    raise EndedWith(document["data"])
+
+
+class TurnCancelled(SessionBusy):
+    """Somebody ended the turn that the caller waited for. The same request again would begin it anew: that is for the caller to decide."""
+
+    title, retryable = "The turn was cancelled", False
+
+
+class EndedWith(LoadsplitError):
+    """A turn's stored problem, raised again as it was."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        extra = {k: v for k, v in document.items() if k not in PROBLEM_MEMBERS}
+        super().__init__(document["detail"], retry_after=document.get("retry_after"), **extra)
+        for name in ("code", "status", "title", "retryable"):
+            setattr(self, name, document[name])
+
+
+async def _terminal(heavy: Heavy, tenant: str, turn: OwnedTurn | TurnRow) -> bytes:
+    if isinstance(turn, OwnedTurn):
+        await turn.events.wait_end()
+        lines = turn.events.lines
+        if lines and event_type(lines[-1]) in TERMINAL:
+            return lines[-1]
+        if turn.error is not None:
+            raise turn.error
+    row = await heavy.reader.open(tenant, turn.turn_id)
+    following: AsyncGenerator[tuple[int, bytes]] = heavy.reader.follow(row, 0)
+    async with contextlib.aclosing(following) as lines_of:
+        async for _, line in lines_of:
+            if event_type(line) in TERMINAL:
+                return line
+    raise DependencyUnavailable("the turn was accepted and goes on; ask for it by its id", turn_id=turn.turn_id)

@@ -1,0 +1,106 @@
+"""GET and DELETE /api/v1/session/{id}."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from common.contracts.gate import greeting_hash
+from common.contracts.query import check_id
+from common.errors import InvalidRequest, NotFound
+from common.hotstore import keys
+from common.hotstore.protocol import HotStoreUnavailable
+from heavy.routes.state import Heavy, caller_of, heavy_of
+from heavy.turns.stores import SessionRow, StoredMessage
+
+MAX_MESSAGES = 500
+
+
+async def get_session(request: Request) -> Response:
+    """The session's state, with its messages when asked for: ?include=messages&limit=&before=."""
+    heavy, tenant, session_id = _asked(request)
+    await heavy.mover.settle(tenant, session_id)
+    row = await heavy.stores.sessions.get(tenant, session_id)
+    if row is None:
+        raise NotFound("there is no such session")
+    reply = document(heavy, row)
+    include = request.query_params.get("include", "")
+    if include not in ("", "messages"):
+        raise InvalidRequest("include must be messages", field="include")
+    if include:
+        limit = _number(request, "limit", 50, MAX_MESSAGES)
+        before = _number(request, "before", 0, 2**31) or None
+        stored = await heavy.stores.sessions.messages(tenant, session_id, limit=limit, before_seq=before)
+        reply["messages"] = [_message(m) for m in stored]
+        reply["before"] = stored[0].turn_seq if stored and stored[0].turn_seq > 1 else None
+    return JSONResponse(reply)
+
+
+async def delete_session(request: Request) -> Response:
+    """Erases the session: messages, turns, hot state."""
+    heavy, tenant, session_id = _asked(request)
+    await heavy.mover.settle(tenant, session_id)
+    found = await heavy.stores.sessions.delete(tenant, session_id)
+    try:
+        await heavy.hotstore.delete(*(make(tenant, session_id) for make in (keys.gate, keys.window, keys.pending)))
+    except HotStoreUnavailable:
+        found = found or False  # what is hot expires by itself, and is not read without its session in the database
+    if not found:
+        raise NotFound("there is no such session")
+    return JSONResponse({"status": "deleted"})
+
+
+def document(heavy: Heavy, row: SessionRow) -> dict[str, Any]:
+    """A session as clients see it. `need_greeting` says whether the next answer begins with the agent's greeting."""
+    workflow = heavy.agents.choose(row.agent_id).workflow if heavy.agents.serves(row.agent_id) else None
+    wanted = greeting_hash(workflow.greeting) if workflow else ""
+    return {
+        "session_id": row.session_id,
+        "agent_id": row.agent_id,
+        "user_id": row.user_id,
+        "workflow_state": {
+            "config_hash": row.config_hash,
+            "need_greeting": bool(wanted) and row.greeting != wanted,
+            "status": "processing" if row.active else row.status,
+            "current_skill": row.current_skill,
+        },
+        "message_count": row.message_count,
+        "created_at": row.created_at,
+        "updated_at": row.updated_at,
+        "usage": asdict(row.usage),
+    }
+
+
+def _message(stored: StoredMessage) -> dict[str, Any]:
+    message = stored.message
+    reply: dict[str, Any] = {
+        "turn": stored.turn_seq,
+        "turn_id": stored.turn_id,
+        "index": stored.idx,
+        "role": message.role,
+        "content": message.content,
+        "at": stored.at,
+    }
+    if message.tool_calls:
+        reply["tool_calls"] = [asdict(c) for c in message.tool_calls]
+    if message.tool_call_id:
+        reply["tool_call_id"] = message.tool_call_id
+    return reply
+
+
+def _asked(request: Request) -> tuple[Heavy, str, str]:
+    caller = caller_of(request.scope)
+    caller.need("query")
+    return heavy_of(request.scope), caller.tenant, check_id(request.path_params["session_id"], "session_id")
+
+
+def _number(request: Request, name: str, default: int, most: int) -> int:
+    value = request.query_params.get(name)
+    if value is None:
+        return default
+    if not value.isdigit() or not 1 <= int(value) <= most:
+        raise InvalidRequest(f"{name} must be a number from 1 to {most}", field=name)
+    return int(value)

@@ -1,0 +1,62 @@
+"""A turn's events as server-sent events: for the request that began it, and for readers that come back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from urllib.parse import parse_qs
+
+import orjson
+
+from common.contracts.events import TERMINAL, event_type, frame
+from common.contracts.problem import problem
+from common.errors import InvalidRequest, LoadsplitError
+from common.web.asgi import Receive, Scope, Send, request_id
+from common.web.sse import SSEWriter
+from heavy.routes.state import Heavy
+from heavy.turns.owner import OwnedTurn
+from heavy.turns.stores import TurnRow
+
+
+async def send_turn(
+    heavy: Heavy, scope: Scope, receive: Receive, send: Send, tenant: str, turn: OwnedTurn | TurnRow, *, after: int = 0, cancels: bool
+) -> None:
+    """Streams the events of a turn after number `after`. A client that leaves stops it only where it said so (`cancels`)."""
+    finished = await SSEWriter(receive, send).run(frames(heavy, tenant, turn, after, request_id(scope)))
+    if not finished and cancels:
+        await heavy.stores.turns.cancel(tenant, turn.turn_id)
+        await heavy.owner.cancel_anywhere(turn.turn_id, "the client disconnected")
+
+
+async def frames(heavy: Heavy, tenant: str, turn: OwnedTurn | TurnRow, after: int, rid: str) -> AsyncIterator[bytes]:
+    """The frames of a turn's events, from this process or from wherever they are. Always ends with a terminal event: an error where this
+    node cannot tell the end, though the turn may go on."""
+    position = after
+    if isinstance(turn, OwnedTurn):
+        async with contextlib.aclosing(turn.events.batches(position)) as batches:
+            async for first, batch in batches:
+                yield b"".join([frame(n, event_type(line), line) for n, line in enumerate(batch, first)])
+                position = first + len(batch) - 1
+                if event_type(batch[-1]) in TERMINAL:
+                    return
+        if turn.error is not None:  # accepted, but this node cannot end it: the reader may come back for the rest
+            document = orjson.dumps({"type": "error", "data": problem(turn.error, rid)})
+            yield frame(position + 1, "error", document)
+            return
+    try:
+        row = await heavy.reader.open(tenant, turn.turn_id)
+        async with contextlib.aclosing(heavy.reader.follow(row, position)) as lines:
+            async for position, line in lines:
+                yield frame(position, event_type(line), line)
+    except LoadsplitError as e:
+        yield frame(position + 1, "error", orjson.dumps({"type": "error", "data": problem(e, rid)}))
+
+
+def cancels_on_disconnect(scope: Scope) -> bool:
+    """The query parameter on_disconnect. Raises InvalidRequest for another value than continue or cancel."""
+    if not scope["query_string"]:
+        return False
+    value = parse_qs(scope["query_string"].decode("latin-1")).get("on_disconnect", ["continue"])[-1]
+    if value not in ("continue", "cancel"):
+        raise InvalidRequest("on_disconnect must be continue or cancel", field="on_disconnect")
+    return value == "cancel"

@@ -1,0 +1,70 @@
+"""Every route of the heavy tier in one list."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from common.web import health as pages
+from common.web.middleware import InFlight
+from common.web.openapi import docs, openapi_json
+from heavy.routes.page import asset, index
+from heavy.routes.query import QueryEndpoint
+from heavy.routes.sessions import delete_session, get_session
+from heavy.routes.state import heavy_of
+from heavy.routes.turns import cancel_turn, get_turn, stream_turn
+
+
+class StreamTurn:
+    """`stream_turn` as an ASGI app: Starlette would take a bare function for a request handler."""
+
+    __call__ = staticmethod(stream_turn)
+
+
+def query_routes() -> list[BaseRoute]:
+    """What the rule tier hands over; the single process has the rule tier in its place."""
+    return [
+        Route("/api/v1/query", QueryEndpoint(streaming=False), methods=["POST"]),
+        Route("/api/v1/query/stream", QueryEndpoint(streaming=True), methods=["POST"]),
+    ]
+
+
+def resource_routes(inflight: InFlight) -> list[BaseRoute]:
+    """Turns, sessions, health and documents."""
+    return [
+        Route("/api/v1/turns/{turn_id}", get_turn, methods=["GET"]),
+        Route("/api/v1/turns/{turn_id}/stream", StreamTurn(), methods=["GET"]),
+        Route("/api/v1/turns/{turn_id}/cancel", cancel_turn, methods=["POST"]),
+        Route("/api/v1/session/{session_id}", get_session, methods=["GET"]),
+        Route("/api/v1/session/{session_id}", delete_session, methods=["DELETE"]),
+        Route("/api/v1/health", health, methods=["GET"]),
+        Route("/livez", pages.livez(), methods=["GET"]),
+        Route("/readyz", _ready(inflight), methods=["GET"]),
+        Route("/metrics", metrics, methods=["GET"]),
+        Route("/", index, methods=["GET"]),
+        Route("/assets/{name}", asset, methods=["GET"]),
+        Route("/openapi.json", openapi_json, methods=["GET"]),
+        Route("/docs", docs, methods=["GET"]),
+    ]
+
+
+async def health(request: Request) -> Response:
+    """Health of this tier and of what it depends on."""
+    heavy = heavy_of(request.scope)
+    checks = {"database": heavy.stores.ping, "hotstore": heavy.hotstore.ping}
+    return await pages.health("heavy", lambda: heavy.agents.config_hash, checks, heavy.stores.sessions.count)(request)
+
+
+async def metrics(request: Request) -> Response:
+    """The Prometheus page."""
+    heavy = heavy_of(request.scope)
+    return await pages.metrics_page(heavy.metrics)(request)
+
+
+def _ready(inflight: InFlight) -> pages.Handler:
+    async def ready(request: Request) -> Response:
+        heavy = heavy_of(request.scope)
+        return await pages.readyz(inflight, {"database": heavy.stores.ping})(request)
+
+    return ready

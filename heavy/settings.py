@@ -1,0 +1,28 @@
+"""What the environment says to the heavy tier: its database, its LLM models. Read once, frozen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from common.settings import CommonSettings
+
+
+def _database(value: str | None) -> str | None:
+    if value is not None and value.partition("://")[0] not in ("sqlite", "postgresql", "postgres"):
+        raise ValueError("must be a sqlite:/// or postgresql:// URL")
+    return value
+
+
+class HeavySettings(CommonSettings):
+    """`database_url` defaults to SQLite in the data directory; `models` is the LLM gateway's models file."""
+
+    database_url: Annotated[str | None, Field(repr=False), AfterValidator(_database)] = None
+    models: Path | None = None
+
+    @property
+    def database(self) -> str:
+        """The database that is used."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'loadsplit.db'}"

@@ -1,0 +1,1 @@
+"""The stores on PostgreSQL: asyncpg, plain SQL, one statement for each step of a turn."""

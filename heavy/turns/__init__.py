@@ -1,0 +1,1 @@
+"""The life of one turn: admission, lease, load, decide, act, commit."""

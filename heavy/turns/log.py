@@ -1,0 +1,121 @@
+"""The event log of one turn: numbered events, kept here while it runs and copied to the hot store for other replicas and late readers.
+
+Numbers are given once, by the running turn, so that a live stream and a replay show the same ids. Deltas that arrive while a write to
+the hot store is under way go out together with the next one. It knows no SSE and no database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+
+import orjson
+
+from common.contracts.events import TERMINAL, Event, event_type, payload
+from common.hotstore import keys
+from common.hotstore.protocol import HotStore, HotStoreUnavailable
+
+MAX_BATCH = 256
+
+
+class TurnLog:
+    """Events of one turn, in order; the event with id n is `lines[n - 1]`."""
+
+    def __init__(self, hotstore: HotStore, turn_id: str) -> None:
+        self.turn_id = turn_id
+        self.lines: list[bytes] = []
+        self.ended = False
+        self.abandoned = False
+        self.committed = False  # the turn's end is in the database: nothing may stop its run any more
+        self._hotstore = hotstore
+        self._stored = 0
+        self._in_doubt: int | None = None  # where a batch ends that the hot store may or may not have taken
+        self._overtaken = False
+        self._news = asyncio.Event()
+        self._awaited = False
+        self._writer: asyncio.Task[None] | None = None
+
+    def emit(self, event: Event) -> None:
+        """Numbers an event and hands it to every reader. After the terminal event nothing follows."""
+        if self.ended:
+            return
+        self.lines.append(payload(event))
+        self.ended = event.type in TERMINAL
+        self._wake()
+        if not self._overtaken and (self._writer is None or self._writer.done()):
+            self._writer = asyncio.create_task(self._write(), name=f"log {self.turn_id}")
+
+    def continue_from(self, earlier: Sequence[bytes]) -> None:
+        """Puts the events of an earlier attempt, which the hot store has already, before all others."""
+        self.lines[:0] = earlier
+        self._stored += len(earlier)
+
+    def abandon(self) -> None:
+        """This process does not go on with the turn: readers must look in the hot store. Without effect after the terminal event."""
+        if self.ended:
+            return
+        self.ended = self.abandoned = True
+        self._wake()
+
+    async def follow(self, after: int) -> AsyncGenerator[tuple[int, bytes]]:
+        """(id, line) of every event after the first `after`, live, until the log has ended."""
+        async with contextlib.aclosing(self.batches(after)) as batches:
+            async for first, lines in batches:
+                for position, line in enumerate(lines, first):
+                    yield position, line
+
+    async def batches(self, after: int) -> AsyncGenerator[tuple[int, list[bytes]]]:
+        """The same in bunches: (id of the first, all lines that are there by now, at most MAX_BATCH). Deltas that came out of one read
+        from the model so leave in one write to the client."""
+        position = after
+        while True:
+            while lines := self.lines[position : position + MAX_BATCH]:
+                yield position + 1, lines
+                position += len(lines)
+            if self.ended:
+                return
+            await self._next()
+
+    async def wait_end(self) -> None:
+        """Returns when the terminal event is there (or the turn was abandoned)."""
+        while not self.ended:
+            await self._next()
+
+    async def flush(self) -> None:
+        """Waits until the hot store has (or has refused) everything."""
+        if self._writer is not None:
+            await asyncio.wait([self._writer])
+
+    def text(self) -> str:
+        """The concatenation of all text deltas so far: what the user has seen."""
+        return text_of(self.lines)
+
+    async def _next(self) -> None:
+        self._awaited = True
+        await self._news.wait()
+
+    def _wake(self) -> None:
+        if self._awaited:
+            self._awaited = False
+            self._news.set()
+            self._news = asyncio.Event()
+
+    async def _write(self) -> None:
+        key = keys.events(self.turn_id)
+        while self._stored < len(self.lines):
+            # a batch without an answer may have been taken: only the very same one can be repeated
+            end = self._in_doubt or len(self.lines)
+            self._in_doubt = end
+            try:
+                if not await self._hotstore.log_append(key, self._stored, self.lines[self._stored : end], keys.EVENTS_TTL):
+                    self._overtaken = True  # another attempt writes this log now, or the hot store was wiped
+                    return
+            except HotStoreUnavailable:
+                return  # readers on this node still have everything; the rest is rebuilt from the database at the end
+            self._stored, self._in_doubt = end, None
+
+
+def text_of(lines: Sequence[bytes]) -> str:
+    """The concatenation of the text deltas among logged events."""
+    return "".join(orjson.loads(line)["data"]["delta"] for line in lines if event_type(line) == "text")

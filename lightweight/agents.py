@@ -1,0 +1,107 @@
+"""Workflows as this tier uses them: rules compiled, actions ready to perform, replies half encoded. Knows no request. Immutable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from common.contracts.gate import greeting_hash
+from common.endpoints.answer import CompiledAction, compile_action, setting_variables
+from common.errors import InvalidRequest
+from common.workflow.schema import Workflow
+from lightweight.matching.compile import compile_rules
+from lightweight.matching.match import Matcher, Rule
+from lightweight.replies import Frame, compact, prepare
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """One rule of this tier. `constant` is its JSON-encoded text where nothing is to be filled in, `calls` whether it calls an API."""
+
+    rule: Rule
+    action: CompiledAction
+    frame: Frame
+    calls: bool
+    constant: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """One workflow. `answering` has an item for each rule of the matcher, None where heavy runs it; `settings` are its variables."""
+
+    workflow: Workflow
+    settings: Mapping[str, Any]
+    matcher: Matcher
+    answering: tuple[Answering | None, ...]
+    greeting: str
+    greeting_hash: str
+    greeting_frame: Frame
+    config_hash: str
+
+
+class Agents:
+    """The agents that are served, by id. Without an id in the request the first one answers."""
+
+    def __init__(self, agents: Mapping[str, Agent]) -> None:
+        self._agents = dict(agents)
+        self._first = next(iter(self._agents.values()), None)
+
+    def find(self, agent_id: str | None) -> Agent:
+        """The agent. Raises InvalidRequest naming agent_id when there is none of that name."""
+        found = self._first if agent_id is None else self._agents.get(agent_id)
+        if found is None:
+            raise InvalidRequest(f"there is no agent {agent_id!r}" if agent_id else "no agent is served here", field="agent_id")
+        return found
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The hosts that the workflows' endpoints name: what an operator's file may reach though it is private."""
+        found = (a.action.endpoint for agent in self._agents.values() for a in agent.answering if a and a.action.endpoint)
+        return frozenset(endpoint.host for endpoint in found)
+
+    @property
+    def rule_count(self) -> int:
+        """Rules of all agents."""
+        return sum(len(agent.matcher.rules) for agent in self._agents.values())
+
+    @property
+    def config_hash(self) -> str:
+        """The first agent's version: what a reply that concerns no agent names."""
+        return self._first.config_hash if self._first else ""
+
+
+def compile_agents(workflows: Mapping[str, Workflow]) -> Agents:
+    """All agents, ready to answer. Raises RulesInvalid naming every rule of an agent that does not hold."""
+    return Agents({agent_id: compile_agent(workflow) for agent_id, workflow in workflows.items()})
+
+
+def compile_agent(workflow: Workflow) -> Agent:
+    """One agent, ready to answer. Raises RulesInvalid."""
+    matcher = compile_rules(workflow)
+    actions: dict[tuple[str, str], CompiledAction] = {}
+    answering: list[Answering | None] = []
+    for rule in matcher.rules:
+        if rule.tier == "heavy":
+            answering.append(None)
+            continue
+        key = (rule.kind, rule.action.id)
+        if key not in actions:
+            actions[key] = compile_action(rule.kind, rule.action, workflow.env)
+        answering.append(_answering(rule, actions[key], workflow.config_hash))
+    return Agent(
+        workflow=workflow,
+        settings=setting_variables(workflow),
+        matcher=matcher,
+        answering=tuple(answering),
+        greeting=workflow.greeting or "",
+        greeting_hash=greeting_hash(workflow.greeting),
+        greeting_frame=prepare("greeting", None, None, workflow.config_hash),
+        config_hash=workflow.config_hash,
+    )
+
+
+def _answering(rule: Rule, action: CompiledAction, config_hash: str) -> Answering:
+    frame = prepare(rule.kind, rule.action.id, rule.pattern, config_hash)
+    constant = None if action.static is None else compact(action.static)
+    return Answering(rule, action, frame, action.endpoint is not None, constant)

@@ -1,0 +1,146 @@
+"""From a message to a rule's answer, or to the plan with which heavy goes on. Knows sessions only by their gate, and no client's HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import orjson
+
+from common.contracts.query import Query
+from common.contracts.salutation import is_salutation
+from common.contracts.ticket import Plan
+from common.endpoints.answer import perform, variables_for
+from common.endpoints.call import HttpCaller
+from common.hotstore.protocol import HotStore
+from common.telemetry.metrics import Metrics
+from lightweight.agents import Agent, Answering
+from lightweight.gate import ANYWHERE, IN_READY, Standing, allowed, standing
+from lightweight.journal import UNRECORDED, entry, record
+from lightweight.matching.match import Match
+from lightweight.replies import Frame, whole
+
+
+@dataclass(slots=True)  # not frozen: that doubles the time to make one
+class Turn:
+    """One message to answer. `deadline` is Unix seconds, None without one."""
+
+    tenant: str
+    turn_id: str
+    query: Query
+    deadline: float | None = None
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a rule answered: its frame, the message as JSON, and the whole reply as JSON."""
+
+    frame: Frame
+    message: bytes
+    reply: bytes
+
+
+class RuleAnswers:
+    """Answers by rule. One for a process; every collaborator is given."""
+
+    def __init__(self, hotstore: HotStore, caller: HttpCaller, metrics: Metrics) -> None:
+        self._hotstore = hotstore
+        self._caller = caller
+        self._metrics = metrics
+
+    async def answer(self, agent: Agent, turn: Turn, match: Match | None) -> Answer | Plan:
+        """The rule's answer, or the plan for heavy: there is no rule, its action is heavy's, the gate is closed, or its API failed."""
+        ready = _ready(agent, match)
+        if match and ready and not ready.calls and not agent.greeting:
+            return await self._static(agent, turn, match, ready)
+        may_greet = bool(agent.greeting) and is_salutation(turn.query.message)
+        if ready is None and not may_greet and not (match and agent.matcher.has_interrupts):
+            return _plan(match)
+        session = await standing(self._hotstore, turn.tenant, turn.query.session_id)
+        return await self._in_session(agent, turn, match, session, may_greet)
+
+    async def _static(self, agent: Agent, turn: Turn, match: Match, ready: Answering) -> Answer | Plan:
+        """The short way: gate and journal in one trip, nothing called before it."""
+        message = ready.constant or await self._text(agent, turn, match, ready, "")
+        if isinstance(message, Plan):
+            return message
+        answer = _answer(ready.frame, turn, message)
+        data = entry(turn.tenant, agent.workflow.agent_id, turn.query, answer.reply, "")
+        gate = await record(self._hotstore, turn.tenant, turn.query.session_id, turn.turn_id, data, allowed(match.action.interrupts))
+        if gate is None:
+            return answer
+        if gate is UNRECORDED:
+            self._metrics.unrecorded_turns_total.inc()
+            return answer
+        return await self._in_session(agent, turn, match, Standing(gate), False)
+
+    async def _in_session(self, agent: Agent, turn: Turn, match: Match | None, session: Standing, may_greet: bool) -> Answer | Plan:
+        """The long way: the gate is known first, because of a greeting, an API call, or rules that may interrupt a conversation."""
+        greet = session.needs_greeting(agent.greeting_hash)
+        if greet and may_greet and session.allows(IN_READY):
+            return await self._greet(agent, turn, session)
+        if session.in_conversation and match and agent.matcher.has_interrupts and (match.ambiguous or not match.action.interrupts):
+            match = agent.matcher.match(turn.query.message, context=turn.query.context, in_conversation=True) or match
+        ready = _ready(agent, match)
+        if match is None or ready is None or not session.allows(allowed(match.action.interrupts)):
+            return _plan(match)
+        greeting = agent.greeting + "\n\n" if greet else ""
+        message = await self._text(agent, turn, match, ready, greeting)
+        if isinstance(message, Plan):
+            return message
+        answer = _answer(ready.frame, turn, message)
+        # An API that has been called can't be called again by heavy: then the turn is recorded whatever the gate has become meanwhile.
+        states = ANYWHERE if ready.calls else allowed(match.action.interrupts)
+        return answer if await self._recorded(agent, turn, answer, session, states, greet) else _plan(match)
+
+    async def _greet(self, agent: Agent, turn: Turn, session: Standing) -> Answer | Plan:
+        answer = _answer(agent.greeting_frame, turn, orjson.dumps(agent.greeting))
+        return answer if await self._recorded(agent, turn, answer, session, IN_READY, True) else Plan()
+
+    async def _text(self, agent: Agent, turn: Turn, match: Match, ready: Answering, greeting: str) -> bytes | Plan:
+        """The rule's message as JSON, or the plan with the reason why there is none."""
+        query = turn.query
+        variables = variables_for(
+            agent.workflow,
+            message=query.message,
+            session_id=query.session_id,
+            user_id=query.user_id,
+            tenant=turn.tenant,
+            context=query.context,
+            groups=match.groups,
+            parameter_mapping=match.action.parameter_mapping,
+            settings=agent.settings,
+        )
+        outcome = await perform(ready.action, variables, self._caller, deadline=turn.deadline, idempotency_key=turn.turn_id)
+        if outcome.text is None:
+            return _plan(match, outcome.failure or f"{match.kind} {match.action.id}: there was no result")
+        return orjson.dumps(greeting + outcome.text)
+
+    async def _recorded(self, agent: Agent, turn: Turn, answer: Answer, session: Standing, states: bytes, greet: bool) -> bool:
+        """False when the gate stood in the way; an answer that could not be recorded is counted and given all the same."""
+        shown = agent.greeting_hash if greet else session.gate.greeting if session.gate else ""
+        gate = await record(
+            self._hotstore,
+            turn.tenant,
+            turn.query.session_id,
+            turn.turn_id,
+            entry(turn.tenant, agent.workflow.agent_id, turn.query, answer.reply, shown),
+            states,
+            session.after_greeting(agent.greeting_hash) if greet else None,
+        )
+        if gate is UNRECORDED:
+            self._metrics.unrecorded_turns_total.inc()
+        return gate is None or gate is UNRECORDED
+
+
+def _ready(agent: Agent, match: Match | None) -> Answering | None:
+    return agent.answering[match.index] if match and not match.ambiguous else None
+
+
+def _answer(frame: Frame, turn: Turn, message: bytes) -> Answer:
+    return Answer(frame, message, whole(frame, turn.query.session_id.encode(), turn.turn_id.encode(), message))
+
+
+def _plan(match: Match | None, escalated: str | None = None) -> Plan:
+    if match is None or match.ambiguous:
+        return Plan()
+    return Plan(match.kind, match.action.id, match.pattern, dict(match.groups), escalated)

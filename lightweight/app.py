@@ -1,0 +1,88 @@
+"""Composition root of the lightweight tier: the only place that chooses its hot store, its hand-off and its HTTP caller."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+
+from common.endpoints.call import HttpCaller
+from common.endpoints.egress import EgressPolicy
+from common.hotstore.open import open_hotstore
+from common.hotstore.protocol import HotStore
+from common.settings import SettingsError
+from common.telemetry.metrics import Metrics
+from common.web.auth import KeyRing
+from common.web.errors import exception_handlers
+from common.web.middleware import InFlight
+from common.workflow.load import load_all
+from common.workflow.schema import Workflow
+from lightweight.agents import compile_agents
+from lightweight.answer import RuleAnswers
+from lightweight.handoff import Accel, Handoff, Proxy
+from lightweight.matching.compile import check_pattern
+from lightweight.query import QueryEndpoint
+from lightweight.routes import Check, HotFirst, build_routes
+from lightweight.settings import LightweightSettings
+
+log = logging.getLogger(__name__)
+
+
+def create_app(
+    settings: LightweightSettings,
+    *,
+    workflows: Mapping[str, Workflow] | None = None,
+    hotstore: HotStore | None = None,
+    handoff: Handoff | None = None,
+    endpoints: HttpCaller | None = None,
+    metrics: Metrics | None = None,
+    inflight: InFlight | None = None,
+) -> Starlette:
+    """The tier as an ASGI app. What is given is used and left open; the rest is made from the settings and closed with the app.
+
+    Raises SettingsError, ValueError or ConfigInvalid (a ConfigInvalid tells every problem of the files) before anything is opened.
+    """
+    agents = compile_agents(load_workflows(settings) if workflows is None else workflows)
+    metrics = metrics or Metrics()
+    inflight = inflight or InFlight()
+    keys = KeyRing.open(settings.api_keys)
+    store = hotstore or open_hotstore(settings.redis_url)
+    caller = endpoints or HttpCaller(EgressPolicy(settings.egress_allow, agents.hosts), metrics)
+    onward = handoff or (Accel() if settings.handoff == "accel" else Proxy(settings.heavy_url))
+    answers = RuleAnswers(store, caller, metrics)
+    collaborators: dict[str, Any] = {"keys": keys, "ticket_key": settings.ticket_key, "metrics": metrics, "inflight": inflight}
+    checks: dict[str, Check] = {"hotstore": store.ping}
+    if isinstance(onward, Proxy):
+        checks["heavy"] = onward.ping
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with AsyncExitStack() as opened:
+            if hotstore is None:
+                opened.push_async_callback(store.aclose)
+            if endpoints is None:
+                await opened.enter_async_context(caller)
+            if handoff is None:
+                opened.push_async_callback(onward.aclose)
+            log.info("lightweight serves", extra={"config_hash": agents.config_hash, "handoff": onward.mode, "rules": agents.rule_count})
+            yield
+
+    return HotFirst(
+        QueryEndpoint(agents, answers, onward, **collaborators),
+        QueryEndpoint(agents, answers, onward, **collaborators, streaming=True),
+        routes=build_routes(onward, config_hash=lambda: agents.config_hash, metrics=metrics, inflight=inflight, checks=checks),
+        exception_handlers=exception_handlers(),
+        lifespan=lifespan,
+    )
+
+
+def load_workflows(settings: LightweightSettings) -> dict[str, Workflow]:
+    """The agents of LOADSPLIT_CONFIG. Raises SettingsError without it, ConfigInvalid with every problem of the files."""
+    if not settings.config:
+        raise SettingsError("LOADSPLIT_CONFIG is not set: name a workflow file, or a directory of them")
+    if settings.config.startswith("db:"):
+        raise SettingsError("LOADSPLIT_CONFIG: db: is not offered yet; name a workflow file, or a directory of them")
+    return load_all(settings.config, settings.environ, check_pattern=check_pattern)

@@ -1,0 +1,203 @@
+"""Finding the rule that answers a text. Pure and without a clock of its own beyond the default of `now`.
+
+Rules stand in the order in which they win (priority, then definition), so the lowest index of the filter's hits is the first candidate.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, time, timedelta, tzinfo
+from typing import Any, Literal
+
+from common.workflow.schema import ActionKind, Flow, Skill, SystemAction, Tool
+from lightweight.matching.fold import fold, original_span
+
+Action = Tool | Skill | Flow | SystemAction
+_NO_GROUPS: Mapping[str, str] = {}
+_NO_CONTEXT: Mapping[str, Any] = {}
+# Scripts that tell a language by themselves; kana before Han, because Japanese uses both.
+_SCRIPTS = (
+    ("ja", re.compile("[\u3041-\u30ff]")),
+    ("ko", re.compile("[\uac00-\ud7af]")),
+    ("zh", re.compile("[\u3400-\u9fff\uf900-\ufaff]")),
+    ("ru", re.compile("[\u0400-\u04ff]")),
+    ("ar", re.compile("[\u0600-\u06ff]")),
+    ("th", re.compile("[\u0e00-\u0e7f]")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A rule's `when`, ready to ask. `days` are 1 (Monday) to 7; a window that ends before it begins goes over midnight."""
+
+    languages: tuple[str, ...] = ()
+    window: tuple[time, time] | None = None
+    days: tuple[int, ...] = ()
+    zone: tzinfo | None = None
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+    def refusal(self, text: str, context: Mapping[str, Any], now: datetime | None) -> str | None:
+        """Which condition does not hold, None when all do."""
+        for name, value in self.context.items():
+            if name not in context or context[name] != value or type(context[name]) is not type(value):
+                return f"context.{name} is not {value!r}"
+        if self.languages and language_of(text, context) not in self.languages:
+            return f"language is not {' or '.join(self.languages)}"
+        if (self.window or self.days) and not self._open(now.astimezone(self.zone) if now else datetime.now(self.zone)):
+            return "outside its time window"
+        return None
+
+    def _open(self, at: datetime) -> bool:
+        day = at
+        if self.window:
+            begin, end = self.window
+            clock = at.time()
+            if begin <= end:
+                if not begin <= clock < end:
+                    return False
+            elif clock < end:
+                day = at - timedelta(days=1)  # after midnight: the window opened the day before
+            elif clock < begin:
+                return False
+        return not self.days or day.isoweekday() in self.days
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One pattern of one action. `excludes` and `regexp` are RE2 objects; `groups` are its named groups with their numbers."""
+
+    kind: ActionKind
+    action: Action
+    pattern: str
+    priority: int
+    tier: Literal["lightweight", "heavy"]
+    interrupts: bool = False
+    regexp: Any = None
+    groups: tuple[tuple[str, int], ...] = ()
+    required: tuple[str, ...] = ()
+    excludes: tuple[Any, ...] = ()
+    when: Condition | None = None
+    simple: bool = True
+
+
+@dataclass(slots=True)
+class Match:
+    """The rule that wins. `groups` are cut from the original text; `ambiguous` means that the agent wants the LLM to choose instead."""
+
+    kind: ActionKind
+    action: Action
+    pattern: str
+    groups: Mapping[str, str]
+    index: int
+    ambiguous: bool = False
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What became of a rule whose pattern was found: `reason` is None when it may answer, `groups` then holds what it captured."""
+
+    rule: Rule
+    index: int
+    reason: str | None
+    groups: Mapping[str, str]
+
+
+class Matcher:
+    """All rules of one workflow. Immutable after `compile_rules` has made it; safe to share."""
+
+    def __init__(self, rules: tuple[Rule, ...], prefilter: Any, *, escalate_ambiguous: bool = False) -> None:
+        self.rules = rules
+        self.has_interrupts = any(rule.interrupts for rule in rules)
+        self._prefilter = prefilter  # None without rules
+        self._escalate_ambiguous = escalate_ambiguous
+
+    def match(
+        self, text: str, *, context: Mapping[str, Any] | None = None, in_conversation: bool = False, now: datetime | None = None
+    ) -> Match | None:
+        """The rule that answers `text`, None when no rule does. `in_conversation` leaves only rules with `interrupts`."""
+        if self._prefilter is None:
+            return None
+        folded = fold(text)
+        hits: list[int] = self._prefilter.Match(folded.encode()) or []
+        context = context or _NO_CONTEXT
+        for place, index in enumerate(hits):
+            rule, groups = self.rules[index], _NO_GROUPS
+            if in_conversation and not rule.interrupts:
+                continue
+            if not rule.simple:
+                reason, groups = _ask(rule, text, folded, context, now)
+                if reason is not None:
+                    continue
+            ambiguous = self._escalate_ambiguous and _rival(
+                rule, self._judge(hits[place + 1 :], text, folded, context, in_conversation, now)
+            )
+            return Match(rule.kind, rule.action, rule.pattern, groups, index, ambiguous)
+        return None
+
+    def verdicts(
+        self, text: str, *, context: Mapping[str, Any] | None = None, in_conversation: bool = False, now: datetime | None = None
+    ) -> list[Verdict]:
+        """Every rule whose pattern was found, in the order in which they win, with what became of it."""
+        folded = fold(text)
+        hits = self._prefilter.Match(folded.encode()) if self._prefilter else None
+        return list(self._judge(hits or [], text, folded, context or _NO_CONTEXT, in_conversation, now))
+
+    def _judge(
+        self, hits: list[int], text: str, folded: str, context: Mapping[str, Any], in_conversation: bool, now: datetime | None
+    ) -> Iterator[Verdict]:
+        for index in hits:
+            rule = self.rules[index]
+            reason: str | None = None
+            groups = _NO_GROUPS
+            if in_conversation and not rule.interrupts:
+                reason = "the session is in a conversation"
+            elif not rule.simple:
+                reason, groups = _ask(rule, text, folded, context, now)
+            yield Verdict(rule, index, reason, groups)
+
+
+def language_of(text: str, context: Mapping[str, Any] = _NO_CONTEXT) -> str:
+    """Two letters: `context.language` where the caller knows it, else what the script tells, else `en`."""
+    known = context.get("language")
+    if isinstance(known, str) and known:
+        return known.lower()[:2]
+    if text.isascii():
+        return "en"
+    return next((code for code, script in _SCRIPTS if script.search(text)), "en")
+
+
+def _ask(rule: Rule, text: str, folded: str, context: Mapping[str, Any], now: datetime | None) -> tuple[str | None, Mapping[str, str]]:
+    for exclude in rule.excludes:
+        if exclude.search(folded):
+            return f"excluded by {exclude.pattern}", _NO_GROUPS
+    if rule.when and (refusal := rule.when.refusal(text, context, now)):
+        return refusal, _NO_GROUPS
+    groups = _cut(rule, text, folded) if rule.groups else _NO_GROUPS
+    for name in rule.required:
+        if not groups.get(name):
+            return f"group {name} is empty", _NO_GROUPS
+    return None, groups
+
+
+def _cut(rule: Rule, text: str, folded: str) -> dict[str, str]:
+    """The named groups that took part, from the original text where it can be aligned with the folded one."""
+    # Bytes where their places are those of the characters: the wrapper's own way there and back costs more than the search.
+    found = rule.regexp.search(folded.encode() if folded.isascii() else folded)
+    groups: dict[str, str] = {}
+    for name, number in rule.groups:
+        start, end = found.span(number)
+        if start < 0:
+            continue
+        begin, stop = original_span(text, folded, start, end)
+        groups[name] = text[begin:stop].strip() if begin >= 0 else folded[start:end]
+    return groups
+
+
+def _rival(winner: Rule, rest: Iterator[Verdict]) -> bool:
+    """Whether another action of the same priority could answer as well."""
+    return any(
+        v.reason is None and v.rule.priority == winner.priority and (v.rule.kind, v.rule.action.id) != (winner.kind, winner.action.id)
+        for v in rest
+    )

@@ -1,0 +1,169 @@
+"""The hot path: decode → match → gate → answer, or hand off. Plain ASGI, because a framework's request and response cost a third.
+
+It knows no route table: `routes.py` mounts one instance for /api/v1/query and one for /api/v1/query/stream.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from time import perf_counter
+from typing import Any
+
+from common.contracts.query import new_turn_id, parse_query
+from common.contracts.ticket import Plan, Ticket, sign
+from common.errors import InvalidRequest, LoadsplitError, MethodNotAllowed
+from common.telemetry.metrics import Metrics
+from common.web.asgi import ClientDisconnected, Receive, Scope, Send, read_body, request_id
+from common.web.auth import KeyRing
+from common.web.errors import as_loadsplit_error, problem_response
+from common.web.middleware import InFlight
+from lightweight.agents import Agent, Agents
+from lightweight.answer import Answer, RuleAnswers, Turn
+from lightweight.handoff import Handoff
+from lightweight.replies import stream
+
+MAX_TIMEOUT = 3600.0
+_TIER = (b"x-loadsplit-tier", b"lightweight")
+_JSON: tuple[tuple[bytes, bytes], ...] = (_TIER, (b"content-type", b"application/json"))
+_EVENTS = (
+    _TIER,
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+)
+CLIENT_GONE = 499
+
+
+class QueryEndpoint:
+    """Answers queries by rule and hands the others on. Every collaborator is given; `streaming` chooses events instead of one JSON."""
+
+    def __init__(
+        self,
+        agents: Agents,
+        answers: RuleAnswers,
+        handoff: Handoff,
+        *,
+        keys: KeyRing,
+        ticket_key: bytes,
+        metrics: Metrics,
+        inflight: InFlight,
+        streaming: bool = False,
+    ) -> None:
+        self._agents = agents
+        self._answers = answers
+        self._handoff = handoff
+        self._keys = keys
+        self._ticket_key = ticket_key
+        self._inflight = inflight
+        self._streaming = streaming
+        self._kind = "query_stream" if streaming else "query"
+        self._requests = metrics.requests_total
+        self._answered = metrics.requests_total.labels("lightweight", self._kind, "200")
+        self._seconds = metrics.request_seconds.labels("lightweight")
+        self._hits = RuleHits(metrics)
+        self._handoffs = metrics.handoffs_total.labels(handoff.mode)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request. Whatever is wrong with it, or here, is answered as a problem."""
+        began = perf_counter()
+        status = 500
+        self._inflight.count += 1
+        try:
+            status = await self._serve(scope, receive, send, began)
+        except ClientDisconnected:
+            status = CLIENT_GONE
+        except Exception as e:  # noqa: BLE001 the last line before the server, which breaks off a reply that had begun; the log has the cause
+            rid = request_id(scope)
+            status = await self._refuse(send, as_loadsplit_error(e, rid), rid, began)
+        finally:
+            self._inflight.count -= 1
+            (self._answered if status == 200 else self._requests.labels("lightweight", self._kind, str(status))).inc()
+            self._seconds.observe(perf_counter() - began)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, began: float) -> int:
+        if scope["method"] != "POST":
+            raise MethodNotAllowed("use POST here")
+        caller = self._keys.authenticate(scope["headers"])
+        caller.need("query")
+        body = await read_body(scope, receive)
+        query = parse_query(body)
+        agent = self._agents.find(query.agent_id)
+        headers = dict(scope["headers"])
+        turn = Turn(caller.tenant, new_turn_id(), query, _deadline(headers.get(b"x-loadsplit-timeout")))
+        if b"x-request-id" not in headers:  # then the turn's digits do: fresh random ones would cost a system call more
+            scope.setdefault("state", {})["request_id"] = turn.turn_id[2:]
+        match = agent.matcher.match(query.message, context=query.context)
+        matched = perf_counter() - began
+        if match and not match.ambiguous:
+            self._hits.of(agent)[match.index].inc()
+        answer = await self._answers.answer(agent, turn, match)
+        if isinstance(answer, Plan):
+            self._handoffs.inc()
+            await self._hand_off(scope, receive, send, body, agent, turn, answer)
+            return 200
+        await self._reply(send, agent, turn, answer, request_id(scope), matched, began)
+        return 200
+
+    async def _reply(self, send: Send, agent: Agent, turn: Turn, answer: Answer, rid: str, matched: float, began: float) -> None:
+        content, body = _JSON, answer.reply
+        if self._streaming:
+            content = _EVENTS
+            body = stream(answer.frame, turn.query.session_id.encode(), turn.turn_id.encode(), answer.message, answer.reply)
+        headers = [
+            *content,
+            (b"content-length", b"%d" % len(body)),
+            (b"x-request-id", rid.encode()),
+            (b"x-loadsplit-config", agent.config_hash.encode()),
+            (b"server-timing", b"match;dur=%.3f, total;dur=%.3f" % (matched * 1000, (perf_counter() - began) * 1000)),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _hand_off(self, scope: Scope, receive: Receive, send: Send, body: bytes, agent: Agent, turn: Turn, plan: Plan) -> None:
+        session_id = turn.query.session_id
+        ticket = Ticket(turn.tenant, agent.workflow.agent_id, session_id, turn.turn_id, agent.config_hash, plan, turn.deadline)
+        await self._handoff(scope, receive, send, body, sign(ticket, self._ticket_key), f"{turn.tenant}/{session_id}")
+
+    async def _refuse(self, send: Send, error: LoadsplitError, rid: str, began: float) -> int:
+        status, headers, body = problem_response(error, rid)
+        await send({"type": "http.response.start", "status": status, "headers": [*headers, *self._refusal_headers(error, began)]})
+        await send({"type": "http.response.body", "body": body})
+        return status
+
+    def _refusal_headers(self, error: LoadsplitError, began: float) -> Iterable[tuple[bytes, bytes]]:
+        yield _TIER
+        yield b"x-loadsplit-config", self._agents.config_hash.encode()
+        yield b"server-timing", b"total;dur=%.3f" % ((perf_counter() - began) * 1000)
+        if isinstance(error, MethodNotAllowed):
+            yield b"allow", b"POST"
+
+
+class RuleHits:
+    """The counters of rule hits, looked up once for each agent and not for each request."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._family = metrics.rule_hits_total
+        self._known: dict[tuple[str, str], list[Any]] = {}
+
+    def of(self, agent: Agent) -> list[Any]:
+        """A counter for each rule of the agent, by the rule's index."""
+        agent_id = agent.workflow.agent_id
+        known = self._known.get((agent_id, agent.config_hash))
+        if known is None:
+            known = [self._family.labels(agent_id, rule.action.id) for rule in agent.matcher.rules]
+            self._known[agent_id, agent.config_hash] = known
+        return known
+
+
+def _deadline(given: bytes | None) -> float | None:
+    """Unix seconds at which the caller stops waiting, from X-Loadsplit-Timeout (seconds). Raises InvalidRequest for nonsense."""
+    if given is None:
+        return None
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= MAX_TIMEOUT:
+        raise InvalidRequest(f"X-Loadsplit-Timeout must be seconds, more than 0 and at most {MAX_TIMEOUT:.0f}", field="X-Loadsplit-Timeout")
+    return time.time() + seconds

@@ -1,0 +1,131 @@
+"""Both tiers in one process: an app whose two hot paths are the rule tier's and whose rest is heavy's. A hand-off is a function call."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from common.contracts.ticket import HEADER, SESSION_HEADER
+from common.endpoints.call import HttpCaller
+from common.endpoints.egress import EgressPolicy
+from common.hotstore.open import open_hotstore
+from common.settings import SettingsError
+from common.telemetry.logs import setup_logging
+from common.telemetry.metrics import Metrics
+from common.web.auth import KeyRing
+from common.web.errors import exception_handlers
+from common.web.middleware import Edge, InFlight
+from common.web.server import bind, require_safe_host, startup_failure
+from common.web.server import serve as serve_app
+from common.workflow.load import load_all
+from heavy.app import Given, open_heavy
+from heavy.routes.query import QueryEndpoint as HeavyQuery
+from heavy.routes.table import resource_routes
+from heavy.settings import HeavySettings
+from lightweight.agents import compile_agents
+from lightweight.answer import RuleAnswers
+from lightweight.matching.compile import check_pattern
+from lightweight.query import QueryEndpoint
+from lightweight.routes import HotFirst
+from standalone.demo import Demo
+
+INTERNAL = (HEADER.encode(), SESSION_HEADER.encode())
+
+
+class Local:
+    """The hand-off of the single process: calls heavy's endpoint with the ticket, in the same request."""
+
+    mode = "local"
+
+    def __init__(self, heavy_query: ASGIApp) -> None:
+        self._heavy_query = heavy_query
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, body: bytes, ticket: str, session_key: str) -> None:
+        """Serves the request whose body has been read."""
+        headers = [(k, v) for k, v in scope["headers"] if k not in INTERNAL]
+        replayed = False
+
+        async def receive_again() -> Message:
+            nonlocal replayed
+            if replayed:
+                return await receive()
+            replayed = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self._heavy_query({**scope, "headers": [*headers, (INTERNAL[0], ticket.encode())]}, receive_again, send)
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None = None) -> Starlette:
+    """The whole of loadsplit as one ASGI app. Raises ConfigInvalid with every problem of the files."""
+    workflows = load_all(settings.config or "", settings.environ, check_pattern=check_pattern)
+    agents = compile_agents(workflows)
+    metrics = Metrics()
+    metrics.watch_process()
+    hotstore = open_hotstore(settings.redis_url)
+    caller = HttpCaller(EgressPolicy(settings.egress_allow, agents.hosts), metrics)
+    edge = Middleware(Edge, tier="heavy", config_hash=lambda: agents.config_hash, metrics=metrics, inflight=inflight)
+    answers = RuleAnswers(hotstore, caller, metrics)
+    keys = KeyRing.open(settings.api_keys)
+
+    def query(*, streaming: bool) -> QueryEndpoint:
+        heavy_query = edge.cls(HeavyQuery(streaming=streaming), *edge.args, **edge.kwargs)
+        collaborators: dict[str, Any] = {"keys": keys, "ticket_key": settings.ticket_key, "metrics": metrics, "inflight": inflight}
+        return QueryEndpoint(agents, answers, Local(heavy_query), **collaborators, streaming=streaming)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
+        with startup_failure(app):
+            async with contextlib.AsyncExitStack() as stack:
+                demo_llm = await stack.enter_async_context(demo.running()) if demo else None
+                stack.push_async_callback(hotstore.aclose)
+                await stack.enter_async_context(caller)
+                given = Given(workflows, hotstore, caller, metrics, inflight, demo_llm)
+                yield {"heavy": await stack.enter_async_context(open_heavy(settings, given))}
+
+    return HotFirst(
+        query(streaming=False),
+        query(streaming=True),
+        routes=resource_routes(inflight),
+        middleware=[edge],
+        exception_handlers=exception_handlers(),
+        lifespan=lifespan,
+    )
+
+
+def serve(*, config: str | None, host: str, port: int, data_dir: Path | None, demo: bool, insecure: bool) -> None:
+    """Serves until SIGTERM or Ctrl-C, then drains. Raises CannotServe, SettingsError or a LoadsplitError when it cannot start."""
+    settings = HeavySettings.load(config=config, data_dir=data_dir)
+    if settings.config is None:
+        raise SettingsError("LOADSPLIT_CONFIG is not set: name a workflow file, or a directory of them, with --config")
+    if settings.config.startswith("db:"):
+        raise SettingsError("LOADSPLIT_CONFIG: db: is not offered yet; name a workflow file, or a directory of them")
+    require_safe_host(host, has_keys=settings.api_keys is not None, insecure=insecure)
+    with bind(host, port) as sock:
+        setup_logging(settings.log_level)
+        inflight = InFlight()
+        app = create_app(settings, inflight=inflight, demo=Demo(settings.environ) if demo else None)
+
+        serve_app(app, sock, drain_seconds=settings.drain_seconds, on_drain=inflight.drain, on_ready=lambda: _announce(host, port))
+
+
+def _announce(host: str, port: int) -> None:
+    base = f"http://{host}:{port}"
+    body = '{"message": "where is order A1001?", "session_id": "me"}'
+    lines = [
+        f"loadsplit serves {base}   (chat page; API description at /docs)",
+        "try:",
+        f"  curl -s {base}/api/v1/query -H 'content-type: application/json' -d '{body}'",
+        f"  loadsplit chat --url {base}",
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()

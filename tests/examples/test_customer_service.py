@@ -1,0 +1,91 @@
+"""The customer service example: it loads clean, its tests hold, and every rule that calls the business API gives a whole sentence."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from common.endpoints.answer import compile_action, perform, variables_for
+from common.endpoints.call import HttpCaller
+from common.endpoints.egress import EgressPolicy
+from common.workflow.load import load_text
+from common.workflow.schema import Skill, Workflow, WorkflowTest
+from lightweight.matching.compile import compile_rules
+from loadtests.simulators.business import create_app
+from standalone.commands.check import check
+from tests.support.services import free_port
+from tests.support.waiting import wait_until_sync
+
+FILE = Path(__file__).parents[2] / "examples" / "customer_service" / "workflow.json"
+TEXT = FILE.read_text(encoding="utf-8")
+EXAMPLE: Workflow = load_text(TEXT, str(FILE), {})
+RULES = compile_rules(EXAMPLE)
+
+
+@pytest.fixture(scope="module")
+def business_port() -> Iterator[int]:
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(create_app(), port=port, log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    wait_until_sync(lambda: server.started, "the business simulator serves")
+    yield port
+    server.should_exit = True
+    thread.join(10)
+
+
+def test_it_is_clean_and_its_tests_hold() -> None:
+    checked = check([FILE], {})
+    assert checked.exit_code == 0
+    assert [str(p) for p in checked.problems if p.level in ("error", "warning")] == []
+
+
+def test_it_has_the_variety_that_a_shop_needs() -> None:
+    assert len(EXAMPLE.flows) + len(EXAMPLE.tools) >= 15
+    assert Counter(s.execution_mode for s in EXAMPLE.skills) == {"agent": 2, "function": 1}
+    assert {a.handler for a in EXAMPLE.system_actions} == {"handoff", "close", "update_profile"}
+    assert EXAMPLE.kb_config.enabled
+    assert sum(bool(re.search("[一-鿿]", t.say or "")) for t in EXAMPLE.tests) >= 12
+    assert sum((t.name or "").startswith("NOT") for t in EXAMPLE.tests) >= 8
+
+
+def calls_by_rule() -> list[WorkflowTest]:
+    found = []
+    for test in EXAMPLE.tests:
+        match = RULES.match(test.say or "", context=test.context)
+        if (
+            match
+            and getattr(match.action, "endpoint", None)
+            and not (isinstance(match.action, Skill) and match.action.execution_mode == "agent")
+        ):
+            found.append(test)
+    return found
+
+
+@pytest.mark.parametrize("user_id", ["u-2", None])
+@pytest.mark.parametrize("test", calls_by_rule(), ids=lambda t: str(t.name))
+async def test_a_rule_with_a_call_gives_a_whole_sentence(test: WorkflowTest, user_id: str | None, business_port: int) -> None:
+    workflow = load_text(TEXT.replace("127.0.0.1:8910", f"127.0.0.1:{business_port}"), str(FILE), {})
+    say = test.say or ""
+    match = compile_rules(workflow).match(say, context=test.context)
+    assert match is not None
+    variables = variables_for(
+        workflow,
+        message=say,
+        session_id="s-1",
+        user_id=user_id,
+        context=test.context,
+        groups=match.groups,
+        parameter_mapping=match.action.parameter_mapping,
+    )
+    async with HttpCaller(EgressPolicy(trusted_hosts=frozenset({"127.0.0.1"}))) as caller:
+        outcome = await perform(compile_action(match.kind, match.action, {}), variables, caller)
+    assert outcome.failure is None
+    assert outcome.text
+    assert not re.search(r"[{}]|\(\s*[,)]|\$\s|: *[.。]|None|null|  ", outcome.text), outcome.text

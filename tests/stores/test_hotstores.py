@@ -1,0 +1,173 @@
+"""One suite for every hot store: what common.hotstore.protocol promises, over memory and Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from common.hotstore import keys
+from common.hotstore.open import open_hotstore
+from common.hotstore.protocol import HotStore
+from tests.support.waiting import wait_until
+
+GATE, PENDING = keys.gate("t", "s1"), keys.pending("t", "s1")
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[HotStore]:
+    url = "memory://" if request.param == "memory" else request.getfixturevalue("redis_database")
+    opened = open_hotstore(url)
+    yield opened
+    await opened.aclose()
+
+
+async def test_values_are_set_read_replaced_and_deleted(store: HotStore) -> None:
+    assert await store.get("k") is None
+    await store.set("k", b"\x00\xff one", 60)
+    assert await store.get("k") == b"\x00\xff one"
+    await store.set("k", b"two", 60)
+    await store.set("l", b"", 60)
+    assert [await store.get("k"), await store.get("l")] == [b"two", b""]
+    await store.delete("k", "l", "never there")
+    await store.delete()
+    assert [await store.get("k"), await store.get("l")] == [None, None]
+
+
+async def test_a_value_is_gone_after_its_time_to_live(store: HotStore) -> None:
+    await store.set("k", b"v", 0.05)
+    assert await store.get("k") == b"v"
+
+    async def gone() -> bool:
+        return await store.get("k") is None
+
+    await wait_until(gone, "the value expired", 2)
+
+
+async def test_many_callers_at_once_get_each_their_own_reply(store: HotStore) -> None:
+    await asyncio.gather(*(store.set(f"k{i}", str(i).encode(), 60) for i in range(200)))
+    assert await asyncio.gather(*(store.get(f"k{i}") for i in range(200))) == [str(i).encode() for i in range(200)]
+
+
+async def test_a_cancelled_caller_does_not_shift_the_replies_of_others(store: HotStore) -> None:
+    await asyncio.gather(*(store.set(f"k{i}", str(i).encode(), 60) for i in range(20)))
+    tasks = [asyncio.ensure_future(store.get(f"k{i}")) for i in range(20)]
+    await asyncio.sleep(0)
+    for task in tasks[::2]:
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert results[1::2] == [str(i).encode() for i in range(1, 20, 2)]
+    assert await store.get("k7") == b"7"
+
+
+async def test_record_writes_journal_pending_and_gate_in_one_step(store: HotStore) -> None:
+    assert await store.record(GATE, PENDING, "t_1", b"entry 1", b"r", b"r:abcd") == (True, None)
+    assert await store.record(GATE, PENDING, "t_2", b"entry 2", b"rc") == (True, b"r:abcd")
+    assert await store.get(GATE) == b"r:abcd"
+    assert list((await store.pending(PENDING)).items()) == [("t_1", b"entry 1"), ("t_2", b"entry 2")]
+    assert await store.journal_size() == 2
+
+
+async def test_pending_comes_in_the_order_of_turn_ids(store: HotStore) -> None:
+    for turn_id in ("t_3", "t_1", "t_2"):
+        await store.record(GATE, PENDING, turn_id, turn_id.encode(), b"r")
+    assert list(await store.pending(PENDING)) == ["t_1", "t_2", "t_3"]
+    assert await store.pending(keys.pending("t", "unknown")) == {}
+
+
+@pytest.mark.parametrize("gate", [b"c:", b"t:abcd", b"x:"])
+async def test_record_changes_nothing_when_the_gate_forbids_it(store: HotStore, gate: bytes) -> None:
+    await store.set(GATE, gate, 60)
+    assert await store.record(GATE, PENDING, "t_1", b"entry", b"r", b"r:new") == (False, gate)
+    assert await store.get(GATE) == gate
+    assert await store.pending(PENDING) == {}
+    assert await store.journal_size() == 0
+
+
+async def test_record_repeated_with_the_same_turn_id_records_once(store: HotStore) -> None:
+    await store.record(GATE, PENDING, "t_1", b"entry", b"r", b"c:")
+    recorded, _ = await store.record(GATE, PENDING, "t_1", b"entry", b"r", b"c:")
+    assert recorded  # though the gate would forbid a new one
+    assert await store.journal_size() == 1
+
+
+async def test_each_journal_entry_goes_to_one_consumer_until_it_is_done(store: HotStore) -> None:
+    for i in range(5):
+        await store.record(GATE, PENDING, f"t_{i}", str(i).encode(), b"r")
+    first = await store.journal_read("a", 3)
+    second = await store.journal_read("b", 10)
+    assert [i.entry for i in first] == [b"0", b"1", b"2"]
+    assert [i.entry for i in second] == [b"3", b"4"]
+    assert await store.journal_read("c", 10) == []
+    await store.journal_done([(i.id, PENDING, f"t_{i.entry.decode()}") for i in [*first, *second]])
+    assert await store.journal_size() == 0
+    assert await store.pending(PENDING) == {}
+    assert await store.journal_read("a", 10) == []
+
+
+async def test_a_consumer_that_did_not_finish_gets_its_entries_again(store: HotStore) -> None:
+    await store.record(GATE, PENDING, "t_1", b"1", b"r")
+    first = await store.journal_read("a", 10)
+    await store.record(GATE, PENDING, "t_2", b"2", b"r")
+    assert await store.journal_read("a", 10) == first
+    await store.journal_done([(i.id, PENDING, "t_1") for i in first])
+    assert [i.entry for i in await store.journal_read("a", 10)] == [b"2"]
+
+
+async def test_done_without_an_item_id_clears_only_the_pending_entry(store: HotStore) -> None:
+    await store.record(GATE, PENDING, "t_1", b"1", b"r")
+    await store.journal_done([("", PENDING, "t_1")])
+    await store.journal_done([])
+    assert await store.pending(PENDING) == {}
+    assert await store.journal_size() == 1
+
+
+async def test_a_log_takes_only_the_writer_that_knows_its_length(store: HotStore) -> None:
+    key = keys.events("t_1")
+    assert await store.log_length(key) == 0
+    assert await store.log_append(key, 0, [b"a", b"b"], 60)
+    assert await store.log_append(key, 2, [b"c"], 60)
+    assert not await store.log_append(key, 1, [b"x"], 60)
+    assert not await store.log_append(key, 5, [b"x"], 60)
+    assert not await store.log_append(key, 2, [b"other"], 60)
+    assert [await store.log_read(key, n) for n in (0, 2, 3, 9)] == [[b"a", b"b", b"c"], [b"c"], [], []]
+    assert await store.log_length(key) == 3
+
+
+async def test_an_append_repeated_after_a_lost_reply_succeeds_and_writes_once(store: HotStore) -> None:
+    key = keys.events("t_1")
+    assert await store.log_append(key, 0, [b"a", b"b"], 60)
+    assert await store.log_append(key, 0, [b"a", b"b"], 60)
+    assert await store.log_append(key, 2, [], 60)
+    assert await store.log_length(key) == 2
+
+
+async def test_subscribers_hear_what_is_published_from_then_on(store: HotStore) -> None:
+    await store.publish("c", b"too early")
+    async with store.subscribe("c") as one, store.subscribe("c") as two, store.subscribe("other") as other:
+        for message in (b"1", b"2"):
+            await store.publish("c", message)
+        await store.publish("other", b"3")
+        heard = [await anext(one), await anext(one), await anext(two), await anext(two), await anext(other)]
+    assert heard == [b"1", b"2", b"1", b"2", b"3"]
+    async with store.subscribe("c") as again:
+        await store.publish("c", b"4")
+        assert await anext(again) == b"4"
+
+
+async def test_a_wait_for_a_message_may_be_cancelled_and_taken_up_again(store: HotStore) -> None:
+    async with store.subscribe("c") as messages:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(messages), 0.01)
+        await store.publish("c", b"later")
+        assert await asyncio.wait_for(anext(messages), 2) == b"later"
+
+
+async def test_ping_gives_seconds(store: HotStore) -> None:
+    assert 0 <= await store.ping() < 0.3
+
+
+async def test_closing_twice_is_harmless(store: HotStore) -> None:
+    await store.aclose()
+    await store.aclose()

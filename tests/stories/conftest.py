@@ -1,0 +1,96 @@
+"""What the stories start: the two simulators once, a single process and a split, each for both providers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.client import Client
+from tests.support.running import Running, role, serve
+from tests.support.services import PostgresServer, free_port
+from tests.support.shop import write_profile, write_workflow
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("stories")
+
+
+@pytest.fixture(scope="session")
+def llm(folder: Path) -> Iterator[Running]:
+    """The LLM simulator with the shop's script."""
+    port = free_port()
+    arguments = ["simulate", "llm", "--port", str(port), "--profile", str(write_profile(folder))]
+    with Running(arguments, folder, port=port, ready="/stats") as simulator:
+        yield simulator
+
+
+@pytest.fixture(scope="session")
+def business(folder: Path) -> Iterator[Running]:
+    """The business simulator."""
+    port = free_port()
+    with Running(["simulate", "business", "--port", str(port)], folder, port=port, ready="/effects") as simulator:
+        yield simulator
+
+
+@pytest.fixture(scope="session")
+def env(llm: Running, business: Running) -> dict[str, str]:
+    """The environment of a tier that speaks OpenAI's protocol to the simulator."""
+    return environment("openai", llm, business)
+
+
+class Split:
+    """One lightweight process that proxies to the first of two heavy replicas, on Redis and PostgreSQL."""
+
+    def __init__(self, lightweight: Running, heavy: list[Running]) -> None:
+        self.lightweight, self.heavy = lightweight, heavy
+        self.client = lightweight.client
+
+
+@pytest.fixture(scope="session", params=["single-openai", "single-anthropic", "split-openai", "split-anthropic"])
+def client(
+    request: pytest.FixtureRequest, llm: Running, business: Running, redis_url: str, postgres_server: PostgresServer, folder: Path
+) -> Iterator[Client]:
+    """A running loadsplit: as a single process and as a split, each with both providers."""
+    topology, _, provider = request.param.partition("-")
+    place = folder / request.param
+    place.mkdir()
+    env = environment(provider, llm, business)
+    if topology == "single":
+        with serve(write_workflow(place), place, env) as server:
+            yield server.client
+    else:
+        number = 14 if provider == "openai" else 15  # a Redis database each, so that the two do not see each other's sessions
+        stores = {
+            "LOADSPLIT_REDIS_URL": f"{redis_url.rpartition('/')[0]}/{number}",
+            "LOADSPLIT_DATABASE_URL": postgres_server.create_database(),
+        }
+        with split_of(place, {**env, **stores}) as split:
+            yield split.client
+
+
+@pytest.fixture
+def split(env: dict[str, str], redis_database: str, postgres_database: str, tmp_path: Path) -> Iterator[Split]:
+    """A split of its own, for tests that kill parts of it."""
+    with split_of(tmp_path, {**env, "LOADSPLIT_REDIS_URL": redis_database, "LOADSPLIT_DATABASE_URL": postgres_database}) as split:
+        yield split
+
+
+def environment(provider: str, llm: Running, business: Running) -> dict[str, str]:
+    """What a tier must know of the simulators."""
+    name = provider.upper()
+    url = llm.url + ("/v1" if provider == "openai" else "")
+    return {f"{name}_API_KEY": "sk-test", f"{name}_BASE_URL": url, "BUSINESS": business.url}
+
+
+@contextmanager
+def split_of(folder: Path, env: dict[str, str]) -> Iterator[Split]:
+    """Without Nginx: the lightweight tier proxies. tests/system has the split behind Nginx."""
+    config = write_workflow(folder)
+    with ExitStack() as stack:
+        heavy = [stack.enter_context(role("heavy", config, folder, env)) for _ in range(2)]
+        lightweight = role("lightweight", config, folder, {**env, "LOADSPLIT_HEAVY_URL": heavy[0].url})
+        yield Split(stack.enter_context(lightweight), heavy)

@@ -1,0 +1,64 @@
+"""Dockerfile, compose file and .env.example agree with the settings, the roles' ports and the Nginx templates."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from common.settings import KNOWN_NAMES
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE = (ROOT / "docker-compose.yml").read_text()
+LLM_NAMES = {"OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"}
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    """The services of the compose file, anchors resolved."""
+    found: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]
+    return found
+
+
+def test_every_setting_is_explained() -> None:
+    explained = set(re.findall(r"^#?([A-Z][A-Z_]+)=", (ROOT / ".env.example").read_text(), re.M))
+    assert explained >= KNOWN_NAMES | LLM_NAMES | {"OTEL_EXPORTER_OTLP_ENDPOINT"}
+    assert explained >= set(re.findall(r"\$\{([A-Z_]+)", COMPOSE))
+
+
+def test_the_example_env_sets_nothing_by_itself() -> None:
+    assert not re.findall(r"^[^#\n]", (ROOT / ".env.example").read_text(), re.M)
+
+
+def test_compose_gives_only_known_settings(services: dict[str, Any]) -> None:
+    for role in ("lightweight", "heavy"):
+        names = {name for name in services[role]["environment"] if name.startswith("LOADSPLIT_")}
+        assert names <= KNOWN_NAMES
+        assert services[role]["environment"]["LOADSPLIT_HANDOFF"] == "accel"
+
+
+def test_ports_agree_with_the_rendered_names(services: dict[str, Any]) -> None:
+    prepare = services["prepare"]["command"]
+    for role, port in (("lightweight", "8101"), ("heavy", "8201")):
+        assert prepare[prepare.index(f"--{role}") + 1] == f"{role}:{port}"
+        assert services[role]["environment"]["PORT"] == port
+        assert f'"--port", "{port}"' in COMPOSE or f"--port {port}" in services[role]["command"][0]
+        assert "ports" not in services[role]
+        assert "container_name" not in services[role]
+
+
+def test_only_nginx_is_published_on_loopback(services: dict[str, Any]) -> None:
+    assert {name for name, service in services.items() if "ports" in service} == {"nginx"}
+    assert services["nginx"]["ports"] == ["${PUBLISH:-127.0.0.1:8080}:8080"]
+
+
+def test_the_image_holds_every_package_and_runs_as_nobody_special() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    for package in ("common", "lightweight", "heavy", "standalone", "loadtests", "nginx", "examples"):
+        assert f"COPY {package} {package}\n" in dockerfile
+        assert f"!{package}\n" in (ROOT / ".dockerignore").read_text()
+    assert "USER 10001:10001" in dockerfile
+    assert "/livez" in dockerfile
