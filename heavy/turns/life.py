@@ -170,8 +170,10 @@ class Turns:
             run = Run(self._parts, self._agents.of_turn(row.agent_id), session, row, turn.events)
             others = await self._run(turn, run, peeked, request_id)
             self._metrics.turns_total.labels(run.state).inc()
-        except (LeaseLost, asyncio.CancelledError):
+        except (LeaseLost, asyncio.CancelledError) as e:
             # another node has the turn, or this one shuts down: the row stays as it is and the lease decides
+            if turn.lost or (isinstance(e, LeaseLost) and turn.error is None):
+                self._metrics.lease_lost_total.inc()
             log.debug("turn %s is not ended here", turn.turn_id)
         except DatabaseUnavailable as e:
             log.error("turn %s could not be committed: %s", turn.turn_id, e.detail)

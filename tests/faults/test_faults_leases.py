@@ -42,7 +42,7 @@ def assert_one_answer(client: Client, session: str, turn_id: str, words: str) ->
 def test_a_frozen_owner_writes_nothing_late(split: Split, llm: Running) -> None:
     """It is frozen while its LLM call is open; when it thaws the answer lies in its socket, but the turn is another node's."""
     frozen, other = split.heavy[0], split.heavy[1].client
-    logged = len(frozen.log())
+    logged, lost = len(frozen.log()), metric(frozen.client, "lease_lost_total")
     stream = split.client.stream("a late answer", "frozen-owner")
     turn_id = stream.take(2)[0].data["turn_id"]
     wait_until_sync(lambda: "a late answer" in str(llm.client.call("GET", "/stats").json["last"][-1:]), "the LLM is asked")
@@ -53,6 +53,7 @@ def test_a_frozen_owner_writes_nothing_late(split: Split, llm: Running) -> None:
         os.killpg(frozen.process.pid, signal.SIGCONT)
     assert stream.take(50)[-1].type in ("complete", "text")
     wait_until_sync(lambda: metric(frozen.client, "turns_inflight") == 0, "the thawed replica lets go of the turn")
+    assert metric(frozen.client, "lease_lost_total") == lost + 1
     events = assert_one_answer(other, "frozen-owner", turn_id, "Slow words.")
     assert list(frozen.client.resume(turn_id, 0)) == events
     assert other.call("GET", f"/api/v1/turns/{turn_id}").json["attempt"] == 2
