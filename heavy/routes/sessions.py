@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -43,14 +44,26 @@ async def delete_session(request: Request) -> Response:
     """Erases the session: messages, turns, hot state."""
     heavy, tenant, session_id = _asked(request)
     await heavy.mover.settle(tenant, session_id)
+    logs = [keys.events(turn_id) for turn_id in await _recent_turns(heavy, tenant, session_id)]
     found = await heavy.stores.sessions.delete(tenant, session_id)
     try:
-        await heavy.hotstore.delete(*(make(tenant, session_id) for make in (keys.gate, keys.window, keys.pending)))
+        await heavy.hotstore.delete(*(make(tenant, session_id) for make in (keys.gate, keys.window, keys.pending)), *logs)
     except HotStoreUnavailable:
         found = found or False  # what is hot expires by itself, and is not read without its session in the database
     if not found:
         raise NotFound("there is no such session")
     return JSONResponse({"status": "deleted"})
+
+
+async def _recent_turns(heavy: Heavy, tenant: str, session_id: str) -> set[str]:
+    """The turns of a session whose event logs may still be in the hot store."""
+    oldest, before, found = time.time() - 2 * keys.EVENTS_TTL, None, set()
+    while page := await heavy.stores.sessions.messages(tenant, session_id, limit=MAX_MESSAGES, before_seq=before):
+        found |= {message.turn_id for message in page}
+        before = page[0].turn_seq
+        if page[0].at < oldest:
+            break
+    return found
 
 
 def document(heavy: Heavy, row: SessionRow) -> dict[str, Any]:

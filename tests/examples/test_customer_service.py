@@ -11,14 +11,12 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from common.endpoints.answer import compile_action, perform, variables_for
-from common.endpoints.call import HttpCaller
-from common.endpoints.egress import EgressPolicy
 from common.workflow.load import load_text
-from common.workflow.schema import Skill, Workflow, WorkflowTest
+from common.workflow.schema import Workflow, WorkflowTest
 from lightweight.matching.compile import compile_rules
 from loadtests.simulators.business import create_app
 from standalone.commands.check import check
+from tests.support.examples import answer_at, calls_by_rule
 from tests.support.services import free_port
 from tests.support.waiting import wait_until_sync
 
@@ -55,37 +53,10 @@ def test_it_has_the_variety_that_a_shop_needs() -> None:
     assert sum((t.name or "").startswith("NOT") for t in EXAMPLE.tests) >= 8
 
 
-def calls_by_rule() -> list[WorkflowTest]:
-    found = []
-    for test in EXAMPLE.tests:
-        match = RULES.match(test.say or "", context=test.context)
-        if (
-            match
-            and getattr(match.action, "endpoint", None)
-            and not (isinstance(match.action, Skill) and match.action.execution_mode == "agent")
-        ):
-            found.append(test)
-    return found
-
-
 @pytest.mark.parametrize("user_id", ["u-2", None])
-@pytest.mark.parametrize("test", calls_by_rule(), ids=lambda t: str(t.name))
+@pytest.mark.parametrize("test", calls_by_rule(EXAMPLE), ids=lambda t: str(t.name))
 async def test_a_rule_with_a_call_gives_a_whole_sentence(test: WorkflowTest, user_id: str | None, business_port: int) -> None:
-    workflow = load_text(TEXT.replace("127.0.0.1:8910", f"127.0.0.1:{business_port}"), str(FILE), {})
-    say = test.say or ""
-    match = compile_rules(workflow).match(say, context=test.context)
-    assert match is not None
-    variables = variables_for(
-        workflow,
-        message=say,
-        session_id="s-1",
-        user_id=user_id,
-        context=test.context,
-        groups=match.groups,
-        parameter_mapping=match.action.parameter_mapping,
-    )
-    async with HttpCaller(EgressPolicy(trusted_hosts=frozenset({"127.0.0.1"}))) as caller:
-        outcome = await perform(compile_action(match.kind, match.action, {}), variables, caller)
+    outcome = await answer_at(business_port, TEXT, test, user_id)
     assert outcome.failure is None
     assert outcome.text
     assert not re.search(r"[{}]|\(\s*[,)]|\$\s|: *[.。]|None|null|  ", outcome.text), outcome.text

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tests.stories.conftest import Split
 from tests.support.client import Client, said
+from tests.support.redis_client import redis_command
 from tests.support.running import Running, role, serve
 from tests.support.shop import write_workflow
 from tests.support.waiting import wait_until_sync
@@ -89,3 +90,12 @@ def test_the_roles_say_why_they_cannot_start(tmp_path: Path, env: dict[str, str]
     assert "Traceback" not in heavy.log()
     assert "database" in heavy.log().splitlines()[-1]
     assert isinstance(heavy, Running)
+
+
+def test_a_deleted_session_leaves_nothing_hot(split: Split, redis_database: str) -> None:
+    split.client.ask("opening hours", "lost-7")
+    list(split.client.stream("returns desk please", "lost-7"))
+    port, number = int(redis_database.rpartition(":")[2].partition("/")[0]), int(redis_database.rpartition("/")[2])
+    assert [key for key in redis_command(port, "KEYS", "*", database=number) if key.endswith(b":e")]
+    assert split.client.call("DELETE", "/api/v1/session/lost-7").status == 200
+    assert [key for key in redis_command(port, "KEYS", "*", database=number) if key != b"ls:journal"] == []
