@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import socket
 from collections.abc import Iterator, Mapping
@@ -108,7 +109,7 @@ class EventStream:
 
     def take(self, count: int) -> list[StreamEvent]:
         """The next events."""
-        return [event for event, _ in zip(self, range(count), strict=False)]
+        return list(itertools.islice(self, count))
 
     def close(self) -> None:
         """Drops the connection as a client does that vanishes."""
