@@ -7,6 +7,7 @@
     ├── NotFound                   not_found               404     no
     ├── MethodNotAllowed           invalid_request         405     no
     ├── SessionBusy                session_busy            409     yes
+    ├── Conflict                   invalid_request         409     no
     ├── Gone                       gone                    410     no
     ├── PayloadTooLarge            payload_too_large       413     no
     ├── UnsupportedMediaType       unsupported_media_type  415     no
@@ -78,6 +79,12 @@ class SessionBusy(LoadsplitError):
     """A turn of this session runs and the caller asked not to wait."""
 
     code, status, title, retryable = "session_busy", 409, "Session busy", True
+
+
+class Conflict(LoadsplitError):
+    """What is asked for does not fit what the session or turn has become; `extra` says what that is."""
+
+    code, status, title = "invalid_request", 409, "Not possible now"
 
 
 class Gone(LoadsplitError):

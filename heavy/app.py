@@ -27,20 +27,25 @@ from common.web.middleware import Edge, InFlight
 from common.web.server import startup_failure
 from common.workflow.load import load_all
 from common.workflow.schema import Workflow
+from heavy.agent.mcp_servers import open_mcp
 from heavy.jobs.journal import JournalMover
 from heavy.jobs.reconcile import reconcile
+from heavy.jobs.timers import Timers
 from heavy.llm.gateway import open_gateway
 from heavy.llm.targets import default_targets, load_targets
-from heavy.routes.state import Heavy
+from heavy.routes.state import Explain, Heavy
 from heavy.routes.table import query_routes, resource_routes
 from heavy.settings import HeavySettings
 from heavy.storage.open import open_stores
-from heavy.streaming import TurnReader
+from heavy.streaming import SessionReader, TurnReader
 from heavy.turns.agents import Agents
 from heavy.turns.gates import Gates
+from heavy.turns.learning import Learner
 from heavy.turns.life import Turns
+from heavy.turns.notes import Notes
 from heavy.turns.owner import TurnOwner
 from heavy.turns.run import RunParts
+from heavy.turns.timers import first_timers
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +60,7 @@ class Given:
     metrics: Metrics | None = None
     inflight: InFlight | None = None
     demo_llm: str | None = None
+    explain: Explain | None = None
 
 
 @contextlib.asynccontextmanager
@@ -75,21 +81,27 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         if caller is None:
             caller = await stack.enter_async_context(HttpCaller(EgressPolicy(settings.egress_allow, agents.hosts), metrics))
         gateway = await stack.enter_async_context(open_gateway(targets, metrics))
+        mcp = await stack.enter_async_context(open_mcp(workflows, caller.policy))
         owner = TurnOwner(stores.turns, hotstore)
-        mover = JournalMover(stores.turns, hotstore, metrics, owner.name)
+        learner = Learner(stores.learned, hotstore, agents)
+        mover = JournalMover(stores.turns, hotstore, metrics, owner.name, first_timers(workflows), learner.answered)
         gates = Gates(hotstore, stores.sessions)
         turns = Turns(
             stores=stores,
             hotstore=hotstore,
             owner=owner,
             agents=agents,
-            parts=RunParts(stores, hotstore, gateway, caller, gates),
+            parts=RunParts(stores, hotstore, gateway, caller, gates, learner, mcp),
             settle=mover.settle,
             metrics=metrics,
             max_inflight=settings.max_inflight,
         )
         reader = TurnReader(stores.turns, hotstore, owner)
-        for work in (owner.keep_leases, owner.listen, mover.drain, gates.pay, partial(reconcile, stores.turns, owner, turns)):
+        notes = Notes(stores.sessions, hotstore, gates)
+        session_reader = SessionReader(stores.sessions, hotstore, partial(_draining, given.inflight, turns))
+        timers = Timers(stores, agents, turns, notes, mover)
+        watches = (timers.run, learner.work, session_reader.end_when_draining, partial(reconcile, stores.turns, owner, turns))
+        for work in (owner.keep_leases, owner.listen, mover.drain, gates.pay, *watches):
             stack.push_async_callback(_stop, asyncio.create_task(_keep(work)))
         stack.push_async_callback(_drain, turns, given.inflight, settings.drain_seconds)
         yield Heavy(
@@ -98,11 +110,16 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             hotstore=hotstore,
             agents=agents,
             turns=turns,
+            gateway=gateway,
+            notes=notes,
             reader=reader,
+            session_reader=session_reader,
             owner=owner,
             mover=mover,
+            learner=learner,
             keys=KeyRing.open(settings.api_keys),
             metrics=metrics,
+            explain=given.explain,
         )
 
 
@@ -144,6 +161,10 @@ async def _keep(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         except Exception:  # whatever broke, the leases of running turns must still be renewed
             log.exception("background work broke off and begins again")
         await asyncio.sleep(1)
+
+
+def _draining(inflight: InFlight | None, turns: Turns) -> bool:
+    return turns.draining or (inflight is not None and inflight.draining)
 
 
 async def _drain(turns: Turns, inflight: InFlight | None, seconds: float) -> None:

@@ -1,15 +1,16 @@
-"""The events of a turn for one reader: replay after a number, then live, from whichever replica has them. It knows no SSE.
+"""The events of a turn, or of a session, for one reader: replay after a number, then live, from whichever replica has them. Knows no SSE.
 
-Three sources, in this order: the log of a turn that runs in this process; the log in the hot store; and, for an ended turn whose log is
-not there, the turn's row in the database, from which start, route, text and the terminal event can be told again.
+A turn has three sources, in this order: the log of a turn that runs in this process; the log in the hot store; and, for an ended turn
+whose log is not there, the turn's row in the database, from which start, route, text and the terminal event can be told again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 from common.contracts.events import TERMINAL, Event, event_type, payload
 from common.errors import Gone, NotFound
@@ -17,10 +18,14 @@ from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
 from heavy.turns.log import text_of
 from heavy.turns.owner import TurnOwner
-from heavy.turns.stores import TurnRow, TurnStore
+from heavy.turns.stores import DatabaseUnavailable, SessionStore, StoredEvent, TurnRow, TurnStore
 
 POLL_SECONDS = (0.02, 0.05, 0.1, 0.2)
 STATE_CHECK_SECONDS = 2.0
+LOOK_SECONDS, LOOK_SECONDS_QUIET = 2.0, 8.0  # how often a watched session is looked at though nothing was told, and where that is long so
+PAGE = 100
+DRAIN_CHECK_SECONDS = 0.2
+log = logging.getLogger(__name__)
 
 
 class TurnReader:
@@ -112,3 +117,122 @@ def retell(row: TurnRow, told: Sequence[bytes] = ()) -> list[bytes]:
     else:
         events.append(Event("cancelled", {"reason": "cancelled"}))
     return [payload(e) for e in events]
+
+
+class SessionReader:
+    """Follows the events of sessions. All who watch one session here share one subscription and one look at the database in between; each
+    then reads the events themselves, a page at a time, so that a slow reader holds no more than that."""
+
+    def __init__(self, sessions: SessionStore, hotstore: HotStore, draining: Callable[[], bool]) -> None:
+        self._sessions = sessions
+        self._hotstore = hotstore
+        self._draining = draining
+        self._watches: dict[tuple[str, str], _Watch] = {}
+
+    async def follow(self, tenant: str, session_id: str, after: int) -> AsyncGenerator[StoredEvent]:
+        """Every event with an id above `after`, then live; the session need not exist yet. Ends when this process drains.
+
+        An id that the session has not reached belongs to one that was deleted and has begun anew: then everything is told. Raises
+        DatabaseUnavailable when the database goes away while something is to be read.
+        """
+        position = after
+        async with self._watched(tenant, session_id) as watch:
+            while (newest := await watch.past(position)) is not None:
+                if newest < position:
+                    position = 0
+                    continue
+                page = await self._sessions.events(tenant, session_id, after=position, limit=PAGE)
+                for event in page:
+                    if event.id <= newest:
+                        yield event
+                        position = event.id
+                if not page:  # deleted since
+                    position = newest
+
+    async def end_when_draining(self) -> None:
+        """Ends all streams once the process drains: they have no end of their own, and would hold it up. Runs until cancelled."""
+        while True:
+            if self._draining():
+                for watch in self._watches.values():
+                    watch.end()
+            await asyncio.sleep(DRAIN_CHECK_SECONDS)
+
+    @contextlib.asynccontextmanager
+    async def _watched(self, tenant: str, session_id: str) -> AsyncIterator[_Watch]:
+        place = (tenant, session_id)
+        watch = self._watches.get(place)
+        if watch is None:
+            watch = self._watches[place] = _Watch()
+            watch.task = asyncio.create_task(self._watch(watch, tenant, session_id), name=f"watch {session_id}")
+        watch.readers += 1
+        try:
+            yield watch
+        finally:
+            watch.readers -= 1
+            if watch.readers == 0 and watch.task is not None:
+                del self._watches[place]
+                watch.task.cancel()
+                await asyncio.wait([watch.task])
+
+    async def _watch(self, watch: _Watch, tenant: str, session_id: str) -> None:
+        """Keeps `watch` up to date: told by the channel, or by looking."""
+        try:
+            while not self._draining():
+                try:
+                    async with self._hotstore.subscribe(keys.session_channel(tenant, session_id)) as news:
+                        await self._look(watch, tenant, session_id)
+                        seconds = LOOK_SECONDS
+                        while True:
+                            with contextlib.suppress(TimeoutError):
+                                async with asyncio.timeout(seconds):
+                                    await anext(news)
+                            changed = await self._look(watch, tenant, session_id)
+                            seconds = LOOK_SECONDS if changed else min(2 * seconds, LOOK_SECONDS_QUIET)
+                except HotStoreUnavailable:
+                    await self._look(watch, tenant, session_id)
+                    await asyncio.sleep(LOOK_SECONDS)
+        finally:
+            watch.end()
+
+    async def _look(self, watch: _Watch, tenant: str, session_id: str) -> bool:
+        try:
+            session = await self._sessions.get(tenant, session_id)
+        except DatabaseUnavailable as e:
+            log.warning("a session's events are not looked for: %s", e.detail)
+            return True
+        return watch.tell(session.event_seq if session else 0)
+
+
+class _Watch:
+    """The id of a session's last event, for all who follow it in this process."""
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.readers = 0
+        self._newest: int | None = None
+        self._ended = False
+        self._news = asyncio.Event()
+
+    def tell(self, newest: int) -> bool:
+        """Wakes all when the id is another one; whether it is."""
+        changed, self._newest = newest != self._newest, newest
+        if changed:
+            self._wake()
+        return changed
+
+    def end(self) -> None:
+        """Nothing follows any more."""
+        self._ended = True
+        self._wake()
+
+    async def past(self, position: int) -> int | None:
+        """The newest id as soon as it is known and is not `position`; None at the end."""
+        while not self._ended:
+            if self._newest is not None and self._newest != position:
+                return self._newest
+            await self._news.wait()
+        return None
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()

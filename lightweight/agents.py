@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from common.contracts.gate import greeting_hash
 from common.endpoints.answer import CompiledAction, compile_action, setting_variables
 from common.errors import InvalidRequest
-from common.workflow.schema import Workflow
-from lightweight.matching.compile import compile_rules
-from lightweight.matching.match import Matcher, Rule
+from common.workflow.schema import ActionKind, Tool, Workflow
+from lightweight.matching.compile import compile_rules, tier_of
+from lightweight.matching.match import Action, Matcher
 from lightweight.replies import Frame, compact, prepare
 
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """One rule of this tier. `constant` is its JSON-encoded text where nothing is to be filled in, `calls` whether it calls an API."""
+    """An action that this tier performs, for one rule or for learned routes. `constant` is its JSON-encoded text where nothing is to be
+    filled in, `calls` whether it calls an API."""
 
-    rule: Rule
     action: CompiledAction
     frame: Frame
     calls: bool
@@ -27,8 +27,20 @@ class Answering:
 
 
 @dataclass(frozen=True, slots=True)
+class Learnable:
+    """An action that a learned route may name; without `answering` it is heavy that performs it."""
+
+    kind: ActionKind
+    action: Action
+    answering: Answering | None
+
+
+@dataclass(frozen=True, slots=True)
 class Agent:
-    """One workflow. `answering` has an item for each rule of the matcher, None where heavy runs it; `settings` are its variables."""
+    """One workflow. `answering` has an item for each rule of the matcher, None where heavy runs it; `settings` are its variables.
+
+    `learned` are the actions by (kind, id) where learned routes are switched on, else None.
+    """
 
     workflow: Workflow
     settings: Mapping[str, Any]
@@ -38,6 +50,13 @@ class Agent:
     greeting_hash: str
     greeting_frame: Frame
     config_hash: str
+    learned: Mapping[tuple[str, str], Learnable] | None = None
+
+    @property
+    def performed(self) -> Iterator[Answering]:
+        """Everything that this tier performs."""
+        yield from filter(None, self.answering)
+        yield from filter(None, (known.answering for known in (self.learned or {}).values()))
 
 
 class Agents:
@@ -57,8 +76,8 @@ class Agents:
     @property
     def hosts(self) -> frozenset[str]:
         """The hosts that the workflows' endpoints name: what an operator's file may reach though it is private."""
-        found = (a.action.endpoint for agent in self._agents.values() for a in agent.answering if a and a.action.endpoint)
-        return frozenset(endpoint.host for endpoint in found)
+        performed = (a.action.endpoint for agent in self._agents.values() for a in agent.performed)
+        return frozenset(endpoint.host for endpoint in performed if endpoint)
 
     @property
     def rule_count(self) -> int:
@@ -88,7 +107,7 @@ def compile_agent(workflow: Workflow) -> Agent:
         key = (rule.kind, rule.action.id)
         if key not in actions:
             actions[key] = compile_action(rule.kind, rule.action, workflow.env)
-        answering.append(_answering(rule, actions[key], workflow.config_hash))
+        answering.append(_answering(actions[key], prepare(rule.kind, rule.action.id, rule.pattern, workflow.config_hash)))
     return Agent(
         workflow=workflow,
         settings=setting_variables(workflow),
@@ -98,10 +117,22 @@ def compile_agent(workflow: Workflow) -> Agent:
         greeting_hash=greeting_hash(workflow.greeting),
         greeting_frame=prepare("greeting", None, None, workflow.config_hash),
         config_hash=workflow.config_hash,
+        learned=_learnable(workflow) if workflow.learned_routes.enabled else None,
     )
 
 
-def _answering(rule: Rule, action: CompiledAction, config_hash: str) -> Answering:
-    frame = prepare(rule.kind, rule.action.id, rule.pattern, config_hash)
+def _learnable(workflow: Workflow) -> dict[tuple[str, str], Learnable]:
+    """What learned routes may name. A tool without a template needs a model to put its result into words: heavy performs it."""
+    found: dict[tuple[str, str], Learnable] = {}
+    for kind, action in workflow.actions():
+        answering = None
+        if tier_of(kind, action) == "lightweight" and not (isinstance(action, Tool) and not action.response_template):
+            compiled = compile_action(kind, action, workflow.env)
+            answering = _answering(compiled, prepare(kind, action.id, None, workflow.config_hash, "learned"))
+        found[kind, action.id] = Learnable(kind, action, answering)
+    return found
+
+
+def _answering(action: CompiledAction, frame: Frame) -> Answering:
     constant = None if action.static is None else compact(action.static)
-    return Answering(rule, action, frame, action.endpoint is not None, constant)
+    return Answering(action, frame, action.endpoint is not None, constant)

@@ -16,8 +16,9 @@ from common.telemetry.metrics import Metrics
 from lightweight.agents import Agent, Answering
 from lightweight.gate import ANYWHERE, IN_READY, Standing, allowed, standing
 from lightweight.journal import UNRECORDED, entry, record
+from lightweight.learned import Learned, ask
 from lightweight.matching.match import Match
-from lightweight.replies import Frame, whole
+from lightweight.replies import NOTHING, Frame, whole
 
 
 @dataclass(slots=True)  # not frozen: that doubles the time to make one
@@ -53,6 +54,10 @@ class RuleAnswers:
         if match and ready and not ready.calls and not agent.greeting:
             return await self._static(agent, turn, match, ready)
         may_greet = bool(agent.greeting) and is_salutation(turn.query.message)
+        if agent.learned is not None and ready is None and not may_greet and (match is None or match.ambiguous):
+            known = await ask(self._hotstore, agent, turn.tenant, turn.query)
+            if known is not None:
+                return await self._by_learned(agent, turn, known)
         if ready is None and not may_greet and not (match and agent.matcher.has_interrupts):
             return _plan(match)
         session = await standing(self._hotstore, turn.tenant, turn.query.session_id)
@@ -63,7 +68,7 @@ class RuleAnswers:
         message = ready.constant or await self._text(agent, turn, match, ready, "")
         if isinstance(message, Plan):
             return message
-        answer = _answer(ready.frame, turn, message)
+        answer = _answer(ready.frame, turn, message, ready.action.silent)
         data = entry(turn.tenant, agent.workflow.agent_id, turn.query, answer.reply, "")
         gate = await record(self._hotstore, turn.tenant, turn.query.session_id, turn.turn_id, data, allowed(match.action.interrupts))
         if gate is None:
@@ -83,11 +88,24 @@ class RuleAnswers:
         ready = _ready(agent, match)
         if match is None or ready is None or not session.allows(allowed(match.action.interrupts)):
             return _plan(match)
+        return await self._performed(agent, turn, match, ready, session, greet)
+
+    async def _by_learned(self, agent: Agent, turn: Turn, known: Learned) -> Answer | Plan:
+        """What the LLM has chosen for these words again and again, without asking it."""
+        self._metrics.learned_hits_total.labels(agent.workflow.agent_id, known.match.action.id).inc()
+        if known.ready is None:
+            return _plan(known.match)
+        greet = known.session.needs_greeting(agent.greeting_hash)
+        return await self._performed(agent, turn, known.match, known.ready, known.session, greet)
+
+    async def _performed(self, agent: Agent, turn: Turn, match: Match, ready: Answering, session: Standing, greet: bool) -> Answer | Plan:
+        """The answer of an action, recorded; `session` is known and allows it."""
+        greet = greet and not ready.action.silent  # nothing is said now: the next message is greeted
         greeting = agent.greeting + "\n\n" if greet else ""
         message = await self._text(agent, turn, match, ready, greeting)
         if isinstance(message, Plan):
             return message
-        answer = _answer(ready.frame, turn, message)
+        answer = _answer(ready.frame, turn, message, ready.action.silent)
         # An API that has been called can't be called again by heavy: then the turn is recorded whatever the gate has become meanwhile.
         states = ANYWHERE if ready.calls else allowed(match.action.interrupts)
         return answer if await self._recorded(agent, turn, answer, session, states, greet) else _plan(match)
@@ -108,6 +126,7 @@ class RuleAnswers:
             context=query.context,
             groups=match.groups,
             parameter_mapping=match.action.parameter_mapping,
+            arguments=match.arguments,
             settings=agent.settings,
         )
         outcome = await perform(ready.action, variables, self._caller, deadline=turn.deadline, idempotency_key=turn.turn_id)
@@ -136,11 +155,15 @@ def _ready(agent: Agent, match: Match | None) -> Answering | None:
     return agent.answering[match.index] if match and not match.ambiguous else None
 
 
-def _answer(frame: Frame, turn: Turn, message: bytes) -> Answer:
-    return Answer(frame, message, whole(frame, turn.query.session_id.encode(), turn.turn_id.encode(), message))
+def _answer(frame: Frame, turn: Turn, message: bytes, silent: bool = False) -> Answer:
+    """The answer; a silent action's is only silent while it says nothing (its `on_error` may have a text)."""
+    status = b"silent" if silent and message == NOTHING else b"success"
+    return Answer(frame, message, whole(frame, turn.query.session_id.encode(), turn.turn_id.encode(), message, status))
 
 
 def _plan(match: Match | None, escalated: str | None = None) -> Plan:
     if match is None or match.ambiguous:
         return Plan()
+    if match.arguments is not None:
+        return Plan(match.kind, match.action.id, None, {}, escalated, "learned", match.arguments)
     return Plan(match.kind, match.action.id, match.pattern, dict(match.groups), escalated)

@@ -13,11 +13,13 @@ from urllib.parse import quote
 
 import aiohttp
 from multidict import CIMultiDict
+from starlette.websockets import WebSocket
 from yarl import URL
 
 from common.contracts.ticket import HEADER, SESSION_HEADER
 from common.errors import DependencyUnavailable
 from common.web.asgi import Receive, Scope, Send, request_id
+from lightweight.sockets import relay
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +100,12 @@ class Proxy:
             await self._relay(scope, receive, send, headers, _chunks(receive) if has_body else None)
         except (aiohttp.ClientError, TimeoutError):
             raise _away() from None
+
+    async def socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket of heavy's. It keeps the client's Host, by which heavy tells a page of its own from another one."""
+        headers = [(k, v) for k, v in _request_headers(scope).items() if not k.lower().startswith("sec-websocket-")]
+        headers += [("Host", value.decode("latin-1")) for name, value in scope["headers"] if name == b"host"]
+        await relay(WebSocket(scope, receive, send), self._open(), URL(self._base + _target(scope), encoded=True), headers)
 
     async def ping(self) -> None:
         """Asks heavy whether it lives. Raises DependencyUnavailable."""

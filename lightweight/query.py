@@ -12,7 +12,7 @@ from typing import Any
 
 from common.contracts.query import new_turn_id, parse_query
 from common.contracts.ticket import Plan, Ticket, sign
-from common.errors import InvalidRequest, LoadsplitError, MethodNotAllowed
+from common.errors import DependencyUnavailable, InvalidRequest, LoadsplitError, MethodNotAllowed
 from common.telemetry.metrics import Metrics
 from common.web.asgi import ClientDisconnected, Receive, Scope, Send, read_body, request_id
 from common.web.auth import KeyRing
@@ -123,7 +123,12 @@ class QueryEndpoint:
     async def _hand_off(self, scope: Scope, receive: Receive, send: Send, body: bytes, agent: Agent, turn: Turn, plan: Plan) -> None:
         session_id = turn.query.session_id
         ticket = Ticket(turn.tenant, agent.workflow.agent_id, session_id, turn.turn_id, agent.config_hash, plan, turn.deadline)
-        await self._handoff(scope, receive, send, body, sign(ticket, self._ticket_key), f"{turn.tenant}/{session_id}")
+        try:
+            await self._handoff(scope, receive, send, body, sign(ticket, self._ticket_key), f"{turn.tenant}/{session_id}")
+        except DependencyUnavailable as e:
+            if agent.workflow.busy_message:  # what a chat front end may show in place of an answer
+                e.extra["message"] = agent.workflow.busy_message
+            raise
 
     async def _refuse(self, send: Send, error: LoadsplitError, rid: str, began: float) -> int:
         status, headers, body = problem_response(error, rid)

@@ -11,7 +11,10 @@ from typing import Any
 import orjson
 
 from common.contracts.events import RETRY, frame
-from common.contracts.query import ActionType, Route, Usage
+from common.contracts.query import ActionType, MatchedBy, Route, Usage
+
+NOTHING = b'""'
+"""The message of a reply that says nothing, as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +26,9 @@ class Frame:
     config_hash: bytes
 
 
-def prepare(action_type: ActionType, target: str | None, pattern: str | None, config_hash: str) -> Frame:
-    """The frame of replies that a rule of this tier gives; no LLM was called, so usage is zeros."""
-    route = compact(Route("lightweight", action_type, target, "rule", pattern))
+def prepare(action_type: ActionType, target: str | None, pattern: str | None, config_hash: str, matched_by: MatchedBy = "rule") -> Frame:
+    """The frame of replies that a rule or a learned route of this tier gives; no LLM was called, so usage is zeros."""
+    route = compact(Route("lightweight", action_type, target, matched_by, pattern))
     version = compact(config_hash)
     return Frame(route, b',"route":%s,"usage":%s,"config_hash":%s}' % (route, orjson.dumps(Usage()), version), version)
 
@@ -35,20 +38,21 @@ def compact(value: Any) -> bytes:
     return b"%s" % orjson.dumps(value)
 
 
-def whole(frame_of: Frame, session_id: bytes, turn_id: bytes, message: bytes) -> bytes:
+def whole(frame_of: Frame, session_id: bytes, turn_id: bytes, message: bytes, status: bytes = b"success") -> bytes:
     """The /query reply. `message` is JSON already; the two ids hold no character that JSON escapes."""
-    return b'{"session_id":"%s","message":%s,"status":"success","turn_id":"%s"%s' % (session_id, message, turn_id, frame_of.tail)
+    return b'{"session_id":"%s","message":%s,"status":"%s","turn_id":"%s"%s' % (session_id, message, status, turn_id, frame_of.tail)
 
 
 def stream(frame_of: Frame, session_id: bytes, turn_id: bytes, message: bytes, reply: bytes) -> bytes:
-    """The whole stream of the same turn: start, route, the message as one text event, complete with `reply`."""
+    """The whole stream of the same turn: start, route, the message as one text event (none for an empty one), complete with `reply`."""
     start = b'{"turn_id":"%s","session_id":"%s","config_hash":%s}' % (turn_id, session_id, frame_of.config_hash)
+    text = b"" if message == NOTHING else frame(3, "text", b'{"type":"text","data":{"delta":%s}}' % message)
     return b"".join(
         (
             RETRY,
             frame(1, "start", b'{"type":"start","data":%s}' % start),
             frame(2, "route", b'{"type":"route","data":%s}' % frame_of.route),
-            frame(3, "text", b'{"type":"text","data":{"delta":%s}}' % message),
-            frame(4, "complete", b'{"type":"complete","data":%s}' % reply),
+            text,
+            frame(4 if text else 3, "complete", b'{"type":"complete","data":%s}' % reply),
         )
     )

@@ -70,10 +70,10 @@ class Rest:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forwards one request. Raises NotFound for what heavy does not offer to the public."""
         path = scope["path"]
+        proxy = self._proxy if path.startswith(HEAVY_PREFIXES) or path in HEAVY_PAGES else None
         if scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1008})
+            await (proxy.socket(scope, receive, send) if proxy else send({"type": "websocket.close", "code": 1008}))
             return
-        if self._proxy is None or not (path.startswith(HEAVY_PREFIXES) or path in HEAVY_PAGES):
+        if proxy is None:
             raise NotFound("there is nothing at this path")
-        await self._proxy.forward(scope, receive, send)
+        await proxy.forward(scope, receive, send)

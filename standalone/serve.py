@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from common.contracts.learned import LearnedRoute
 from common.contracts.ticket import HEADER, SESSION_HEADER
 from common.endpoints.call import HttpCaller
 from common.endpoints.egress import EgressPolicy
@@ -29,8 +30,10 @@ from heavy.app import Given, open_heavy
 from heavy.routes.query import QueryEndpoint as HeavyQuery
 from heavy.routes.table import resource_routes
 from heavy.settings import HeavySettings
+from heavy.turns.agents import Agents as HeavyAgents
 from lightweight.agents import compile_agents
 from lightweight.answer import RuleAnswers
+from lightweight.learned import explained
 from lightweight.matching.compile import check_pattern
 from lightweight.query import QueryEndpoint
 from lightweight.routes import HotFirst
@@ -72,7 +75,8 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
     metrics = Metrics()
     metrics.watch_process()
     hotstore = open_hotstore(settings.redis_url)
-    caller = HttpCaller(EgressPolicy(settings.egress_allow, agents.hosts), metrics)
+    hosts = agents.hosts | HeavyAgents(workflows).hosts  # one caller for both tiers
+    caller = HttpCaller(EgressPolicy(settings.egress_allow, hosts), metrics)
     edge = Middleware(Edge, tier="heavy", config_hash=lambda: agents.config_hash, metrics=metrics, inflight=inflight)
     answers = RuleAnswers(hotstore, caller, metrics)
     keys = KeyRing.open(settings.api_keys)
@@ -82,6 +86,9 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
         collaborators: dict[str, Any] = {"keys": keys, "ticket_key": settings.ticket_key, "metrics": metrics, "inflight": inflight}
         return QueryEndpoint(agents, answers, Local(heavy_query), **collaborators, streaming=streaming)
 
+    def explain(agent_id: str, text: str, route: LearnedRoute | None) -> dict[str, Any]:
+        return explained(agents.find(agent_id), text, route)
+
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
         with startup_failure(app):
@@ -89,7 +96,7 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
                 demo_llm = await stack.enter_async_context(demo.running()) if demo else None
                 stack.push_async_callback(hotstore.aclose)
                 await stack.enter_async_context(caller)
-                given = Given(workflows, hotstore, caller, metrics, inflight, demo_llm)
+                given = Given(workflows, hotstore, caller, metrics, inflight, demo_llm, explain)
                 yield {"heavy": await stack.enter_async_context(open_heavy(settings, given))}
 
     return HotFirst(

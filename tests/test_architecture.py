@@ -39,7 +39,8 @@ INNER_LAYERS = {
         {"matching"},
         {"replies"},
         {"agents"},
-        {"gate", "journal", "handoff"},
+        {"gate", "journal", "handoff", "sockets"},
+        {"learned"},
         {"answer"},
         {"query"},
         {"routes"},
@@ -69,6 +70,7 @@ FENCES = {
     "sqlite3": ("heavy/storage/",),
     "redis": ("common/hotstore/",),
     "docket": ("heavy/jobs/",),
+    "mcp": ("heavy/agent/mcp_",),
     "locust": ("loadtests/",),
     "typer": ("standalone/",),
 }

@@ -1,6 +1,7 @@
 """The events of a turn's stream, and their form on the wire (server-sent events).
 
-A turn's stream is `start`, `route`, any of `tool_call`, `tool_result`, `text`, then exactly one of `complete`, `error`, `cancelled`.
+A turn's stream is `start`, `route`, any of `tool_call`, `tool_result`, `text`, `awaiting_approval`, then exactly one of `complete`,
+`error`, `cancelled`.
 Ids count 1, 2, 3 … without gaps within a turn.
 """
 
@@ -12,6 +13,7 @@ from typing import Any
 import orjson
 
 TERMINAL = frozenset({"complete", "error", "cancelled"})
+AWAITING_APPROVAL = "awaiting_approval"
 RETRY = b"retry: 1000\n\n"
 HEARTBEAT = b": heartbeat\n\n"
 HEARTBEAT_SECONDS = 15.0

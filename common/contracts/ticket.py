@@ -11,6 +11,7 @@ import hmac
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import orjson
 
@@ -25,7 +26,7 @@ EXPIRY_SECONDS = 30
 class Plan:
     """What the rules found: an action to run in heavy, or one that failed in lightweight, or nothing (then both are None).
 
-    `escalated` is the reason why the rule's own action could not answer, for the LLM to know.
+    `escalated` is the reason why the rule's own action could not answer, for the LLM to know. `parameters` are a learned route's.
     """
 
     action_type: str | None = None
@@ -33,6 +34,8 @@ class Plan:
     pattern: str | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
     escalated: str | None = None
+    matched_by: Literal["rule", "learned"] = "rule"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 from common.endpoints.call import CompiledEndpoint, EndpointFailed, HttpCaller, compile_endpoint, search
 from common.endpoints.request import compile_path
 from common.endpoints.template import MISSING, Field, Template, as_text
-from common.workflow.schema import Flow, Ruled, Skill, Tool, Workflow
+from common.workflow.schema import Flow, Ruled, Skill, SystemAction, Tool, Workflow
 
 ESCALATE = "escalate"
 _EMPTY: Mapping[str, Any] = {}
@@ -34,7 +34,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompiledAction:
-    """An action whose texts are parsed. `static` is its whole answer where that needs neither a call nor a variable."""
+    """An action whose texts are parsed. `static` is its whole answer where that needs neither a call nor a variable.
+
+    A `silent` flow has an empty answer, whatever its API gives; where `on_error` has a text, that is still said.
+    """
 
     kind: str
     id: str
@@ -47,6 +50,7 @@ class CompiledAction:
     needs_result: bool
     parameter_mapping: Mapping[str, str]
     static: str | None
+    silent: bool = False
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """The answer of an action without a call."""
@@ -60,7 +64,9 @@ def compile_action(kind: str, action: Ruled, env: Mapping[str, str]) -> Compiled
     action_id = str(getattr(action, "id", ""))
     name = f"{kind} {action_id}"
     try:
-        template = None if action.response_template is None else Template.parse(action.response_template)
+        silent = isinstance(action, Flow) and action.silent
+        text = "" if silent else action.response_template
+        template = None if text is None else Template.parse(text)
         endpoint = _endpoint(action, name, env)
         return CompiledAction(
             kind=kind,
@@ -71,9 +77,10 @@ def compile_action(kind: str, action: Ruled, env: Mapping[str, str]) -> Compiled
             template=template,
             on_error=_text_of(action.on_error),
             on_empty=_text_of(action.on_empty),
-            needs_result=template is None or action.result_path is not None or "result" in template.names,
+            needs_result=not silent and (template is None or action.result_path is not None or "result" in template.names),
             parameter_mapping=action.parameter_mapping,
             static=template.constant if template and endpoint is None else None,
+            silent=silent,
         )
     except ValueError as e:
         raise ValueError(f"{name}: {e}") from None
@@ -120,9 +127,11 @@ def variables_for(
     parameter_mapping: Mapping[str, str] | None = None,
     arguments: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
+    profile: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The variables of one action's templates. Later ones win: basic settings, LLM `arguments`, the request's context, the message, named
-    groups of the rule, who is asking (session, user, tenant, agent), and at last the file's own `parameter_mapping`.
+    """The variables of one action's templates. Later ones win: what is known of the user (`profile`), basic settings, LLM `arguments`, the
+    request's context, the message, named groups of the rule, who is asking (session, user, tenant, agent), and at last the file's own
+    `parameter_mapping`.
 
     So an LLM can never choose a session, a user or anything that the request's context gave; a rule's group can, except for the former.
     `settings` is what `setting_variables` gives, for callers who keep it.
@@ -131,6 +140,7 @@ def variables_for(
     arguments, context = arguments or _EMPTY, context or _EMPTY
     chatbot_id = workflow.basic_settings.chatbot_id
     variables: dict[str, Any] = {
+        "profile": profile or _EMPTY,
         **(setting_variables(workflow) if settings is None else settings),
         **arguments,
         **context,
@@ -181,7 +191,7 @@ def _endpoint(action: Ruled, name: str, env: Mapping[str, str]) -> CompiledEndpo
             return None
         plain = action.output_parser == "text"
         return compile_endpoint(action.endpoint, name=name, env=env, default_body={"input": "{input}"}, as_text=plain)
-    if isinstance(action, Tool | Flow) and action.endpoint is not None:
+    if isinstance(action, Tool | Flow | SystemAction) and action.endpoint is not None:
         return compile_endpoint(action.endpoint, name=name, env=env)
     return None
 

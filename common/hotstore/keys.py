@@ -6,10 +6,13 @@
 | ls:{tenant/session}:w   | string | 1 hour  | the hot window: recent messages, as heavy wrote them         |
 | ls:{tenant/session}:p   | hash   | 1 day   | turn id → journal entry that is not in the database yet      |
 | ls:{turn}:e             | list   | 1 hour after the end | event log; the event with id n is item n - 1    |
+| ls:learned:…            | string | 1 hour  | a learned route (common.contracts.learned), kept up by heavy |
 | ls:journal              | stream | bounded by trimming what was acknowledged | rule-answered turns on their way to the database |
 
+The event log of a turn that awaits an approval is kept for a day.
+
 Channels (nothing is stored): ls:cancels turn ids whose end is asked for; ls:ends `tenant/session` when a turn of it has ended and others
-wait; ls:turn:<turn> news of a turn's event log.
+wait; ls:turn:<turn> news of a turn's event log; ls:session:<tenant/session> a session has new events.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ TURN_ENDS = "ls:ends"
 WINDOW_TTL = 3600
 PENDING_TTL = 86400
 EVENTS_TTL = 3600
+LEARNED_TTL = 3600
+PAUSED_TTL = 86400
 
 
 def gate(tenant: str, session_id: str) -> str:
@@ -43,6 +48,16 @@ def events(turn_id: str) -> str:
     return f"ls:{{{turn_id}}}:e"
 
 
+def learned(tenant: str, agent_id: str, config_hash: str, digest: str) -> str:
+    """String, LEARNED_TTL or what is left of the route's life. `digest` is that of the message."""
+    return f"ls:learned:{tenant}/{agent_id}:{config_hash}:{digest}"
+
+
 def turn_channel(turn_id: str) -> str:
     """Channel: the event log has grown."""
     return f"ls:turn:{turn_id}"
+
+
+def session_channel(tenant: str, session_id: str) -> str:
+    """Channel: the session has new events."""
+    return f"ls:session:{tenant}/{session_id}"

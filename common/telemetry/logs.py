@@ -55,7 +55,7 @@ class JsonFormatter(logging.Formatter):
 
 
 # Libraries that log URLs and bodies at info and debug.
-CHATTY = ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "anthropic", "asyncio", "urllib3")
+CHATTY = ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "anthropic", "mcp", "asyncio", "urllib3")
 
 
 def setup_logging(level: str = "info", stream: TextIO | None = None) -> None:
@@ -70,16 +70,7 @@ def setup_logging(level: str = "info", stream: TextIO | None = None) -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):  # their own handlers would print the same again, as plain text
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
-    for name in (
-        "httpx",
-        "httpx2",
-        "httpcore",
-        "httpcore2",
-        "openai",
-        "anthropic",
-        "asyncio",
-        "urllib3",
-    ):  # they log URLs and bodies at info and debug
+    for name in CHATTY:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 

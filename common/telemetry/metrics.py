@@ -49,6 +49,7 @@ CATALOGUE: dict[str, Spec] = {
     "request_seconds": Spec("histogram", "Seconds from the request to the end of its reply.", ("tier",), _FAST),
     "requests_inflight": Spec("gauge", "Requests under way now.", ("tier",)),
     "rule_hits_total": Spec("counter", "Messages that a rule answered or routed, by agent and action.", ("agent", "action")),
+    "learned_hits_total": Spec("counter", "Messages that a learned route answered or routed, by agent and action.", ("agent", "action")),
     "unrecorded_turns_total": Spec("counter", "Rule-answered turns that could not be journalled because the hot store was away."),
     "handoffs_total": Spec("counter", "Requests handed from lightweight to heavy, by mode (accel, proxy, local).", ("mode",)),
     "endpoint_calls_total": Spec("counter", "Declared HTTP calls by endpoint and outcome (ok or how it failed).", ("endpoint", "outcome")),
@@ -159,6 +160,7 @@ class Metrics:
     request_seconds: Family
     requests_inflight: Family
     rule_hits_total: Family
+    learned_hits_total: Family
     unrecorded_turns_total: Counter
     handoffs_total: Family
     endpoint_calls_total: Family

@@ -16,6 +16,7 @@ from typing import Any
 
 import uvicorn
 
+SOCKET_MESSAGE = 65_536  # bytes of one WebSocket message; clients have next to nothing to say on one
 KEEP_ALIVE_SECONDS = 75  # longer than Nginx keeps an idle upstream connection, so that Nginx is the one that closes
 
 
@@ -68,6 +69,7 @@ def serve(app: Any, sock: socket.socket, *, drain_seconds: float, on_drain: Call
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=max(1, round(drain_seconds)),
+        ws_max_size=SOCKET_MESSAGE,
     )
     logging.getLogger("uvicorn.error").addFilter(_not_the_lifespan)
     server = _Server(config, on_drain, on_ready)

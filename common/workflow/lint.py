@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.workflow.lint_calls import lint_calls
+from common.workflow.lint_sessions import lacks_server_tool, lint_sessions
 from common.workflow.patterns import PatternCheck, foreign_construct, group_names
 from common.workflow.positions import Marks, Source
 from common.workflow.problems import Level, Path, Problem, in_order
@@ -47,8 +48,8 @@ def lint(
             _rules(action, (section, i), report, check_pattern, intent=getattr(action, "type", "") == "intent")
             _completeness(kind, action, (section, i), report)
     _tests(workflow, report, known)
-    _servers(workflow, report)
     _advice(workflow, report)
+    lint_sessions(workflow, report)
     lint_calls(workflow, report, workflow.env if env is None else env, unknown_names)
     return in_order(report.problems)
 
@@ -99,8 +100,6 @@ def _duplicates(workflow: Workflow, report: Report) -> None:
 
 
 def _targets(workflow: Workflow, report: Report, known: _Ids) -> None:
-    servers = tuple(s.name for s in workflow.mcp_servers)
-
     def target(kind: str, name: str | None, path: Path, level: Level = "error") -> None:
         if name is None:
             report.add(level, "unknown_target", f"the {kind} to act on is missing", path, f"name one of the {SECTIONS[kind]}")
@@ -110,7 +109,10 @@ def _targets(workflow: Workflow, report: Report, known: _Ids) -> None:
 
     for i, skill in enumerate(workflow.skills):
         for j, name in enumerate(skill.tools):
-            if name not in PLATFORM_TOOLS and not name.startswith(servers or ("\0",)):
+            wrong = lacks_server_tool(name, workflow.mcp_servers)
+            if wrong:
+                report.error("unknown_target", wrong, ("skills", i, "tools", j), "add it to the server's tools, or leave it out here")
+            elif wrong is None and name not in PLATFORM_TOOLS:
                 target("tool", name, ("skills", i, "tools", j))
     for i, timer in enumerate(workflow.timers):
         if timer.action_type == "message":
@@ -118,7 +120,8 @@ def _targets(workflow: Workflow, report: Report, known: _Ids) -> None:
                 report.error("no_message", f"timer {timer.timer_id!r} sends a message but has none", ("timers", i), "add message")
         else:
             target(timer.action_type, timer.action_target, ("timers", i, "action_target"))
-    if workflow.kb_config.enabled or workflow.kb_config.tool_name:
+    asks_url = workflow.retrieve_knowledge_url is not None and workflow.kb_config.tool_name is None
+    if (workflow.kb_config.enabled or workflow.kb_config.tool_name) and not asks_url:
         # v9 only leaves the knowledge out when no tool is named
         level: Level = "error" if workflow.kb_config.tool_name else "warning"
         target("tool", workflow.kb_config.tool_name, ("kb_config", "tool_name"), level)
@@ -171,7 +174,7 @@ def _when(action: Ruled, path: Path, report: Report) -> None:
 
 def _completeness(kind: str, action: Any, path: Path, report: Report) -> None:
     if kind == "flow":
-        if action.endpoint is None and action.response_template is None:
+        if action.endpoint is None and action.response_template is None and not action.silent:
             hint = "add an endpoint, or a response_template for a static answer"
             report.error("no_answer", f"flow {action.id!r} has neither endpoint nor response_template", path, hint)
         if action.type == "keyword" and not action.trigger_patterns:
@@ -182,8 +185,6 @@ def _completeness(kind: str, action: Any, path: Path, report: Report) -> None:
             report.error("no_endpoint", f"the function skill {action.id!r} has no endpoint", path, "add one, or use execution_mode agent")
         if action.execution_mode == "agent" and not action.system_prompt:
             report.warning("no_system_prompt", f"the agent skill {action.id!r} has no system_prompt", path, "say what it is to do and how")
-    elif kind == "tool" and action.approval:
-        report.warning("no_effect_yet", "approval is read but not enforced yet", (*path, "approval"), "don't rely on it")
 
 
 def _tests(workflow: Workflow, report: Report, known: _Ids) -> None:
@@ -206,14 +207,6 @@ def _tests(workflow: Workflow, report: Report, known: _Ids) -> None:
                 )
 
 
-def _servers(workflow: Workflow, report: Report) -> None:
-    for i, server in enumerate(workflow.mcp_servers):
-        if (server.command is None) == (server.url is None):
-            report.error(
-                "bad_server", f"the MCP server {server.name!r} has either command or url", ("mcp_servers", i), "keep one of the two"
-            )
-
-
 def _advice(workflow: Workflow, report: Report) -> None:
     named = {name for skill in workflow.skills for name in skill.tools}
     named |= {entry.action_target for entry in workflow.action_books if entry.action_type == "tool"}
@@ -232,5 +225,3 @@ def _advice(workflow: Workflow, report: Report) -> None:
             report.warning("untested_flow", f"no test expects the flow {flow.id!r}", ("flows", i, "flow_id"), "add one to tests")
     if not workflow.fallback_message:
         report.warning("no_fallback", "there is no fallback_message", (), "say what to answer when nothing else can")
-    if workflow.limits.model_fields_set:
-        report.warning("no_effect_yet", "limits are read but not enforced yet", ("limits",), "don't rely on them", at_key=True)

@@ -18,6 +18,7 @@ from common.workflow.schema import Endpoint, McpServer, Ruled, Workflow
 
 SYSTEM_NAMES = frozenset(
     {"session_id", "user_id", "agent_id", "chatbot_id", "chatbotId", "tenant", "message", "user_message", "raw_input", "context", "input"}
+    | {"profile"}
     | {"tenantId", "dialogId"}  # v9's own context variables
 )
 _SECRET_HEADER = re.compile(
@@ -42,7 +43,9 @@ def lint_calls(workflow: Workflow, report: Report, env: Mapping[str, str], unkno
             own = _own_names(action) | books.get((kind, action.id), set())
             _action(action, (section, i), _Names(report, shared | own, unknown_names), env)
     for i, timer in enumerate(workflow.timers):
-        _Names(report, shared, unknown_names).check(timer.message or "", ("timers", i, "message"))
+        _plain(timer.message, ("timers", i, "message"), report)
+    if workflow.retrieve_knowledge_url and workflow.kb_config.enabled and workflow.kb_config.tool_name is None:
+        _url(workflow.retrieve_knowledge_url, ("retrieve_knowledge_url",), report, env)
     for i, server in enumerate(workflow.mcp_servers):
         _server(server, ("mcp_servers", i), report, env)
 
@@ -76,14 +79,22 @@ def _action(action: Any, path: Path, names: _Names, env: Mapping[str, str]) -> N
     if action.endpoint is not None:
         _endpoint(action.endpoint, (*path, "endpoint"), names, env)
     after = _Names(report, names.known | ({"result"} if action.endpoint else set()), names.level)
-    for field in ("response_template", "on_error", "on_empty", "deadline_message"):
+    for field in ("response_template", "on_error", "on_empty"):
         after.check(getattr(action, field, None) or "", (*path, field))
+    _plain(getattr(action, "deadline_message", None), (*path, "deadline_message"), report)
     _query(action.result_path, (*path, "result_path"), report)
     _sources(action, path, names)
     for field in ("parameters", "input_schema"):
         schema = getattr(action, field, None)
         if schema:
             _schema(schema, (*path, field), report)
+
+
+def _plain(text: str | None, path: Path, report: Report) -> None:
+    """A text that is said as it stands."""
+    for found in placeholders(text or ""):
+        hint = "write it out, or let an action with a response_template say it"
+        report.warning("plain_text", f"{{{found.expression}}} is left as it stands here", path, hint)
 
 
 def _endpoint(endpoint: Endpoint, path: Path, names: _Names, env: Mapping[str, str]) -> None:

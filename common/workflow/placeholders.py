@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.workflow.problems import Path
+from common.workflow.schema import Ruled
 
 _PARTS = re.compile(
     r"(?P<env>\$\{(?P<env_name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<env_default>[^{}]*))?\})"
@@ -73,3 +74,17 @@ def strings(value: Any, path: Path) -> Iterator[tuple[str, Path]]:
     elif isinstance(value, list | tuple):
         for i, inner in enumerate(value):
             yield from strings(inner, (*path, i))
+
+
+def variables_of(action: Ruled) -> set[str]:
+    """The names of the variables that an action takes: in its endpoint, its texts and its `parameter_mapping`."""
+    endpoint = getattr(action, "endpoint", None)
+    texts = [
+        action.response_template,
+        action.on_error,
+        action.on_empty,
+        *("{" + s.strip("{} ") + "}" for s in action.parameter_mapping.values()),
+    ]
+    if endpoint is not None:
+        texts += [endpoint.url, *endpoint.headers.values(), *(t for t, _ in strings([endpoint.query_params, endpoint.body], ()))]
+    return {found.name for text in texts if text for found in placeholders(text)}

@@ -1,31 +1,60 @@
-"""All actions of a workflow compiled, once when it is loaded: parsed templates, endpoints, tool schemas."""
+"""All actions of a workflow compiled, once when it is loaded: parsed templates, endpoints, tool schemas, what knowledge is asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from common.endpoints.answer import CompiledAction, compile_action
 from common.errors import ConfigInvalid
+from common.workflow.placeholders import fill_env
 from common.workflow.schema import Flow, Skill, SystemAction, Tool, Workflow
+from heavy.actions.knowledge import CompiledKnowledge, compile_knowledge
 from heavy.agent.http_tools import HttpTool
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledWorkflow:
-    """A workflow with its actions by (kind, id), as declared and compiled, and its tools by name."""
+    """A workflow with its actions by (kind, id), as declared and compiled, and its tools by name. `knowledge` is None where the file
+    asks for none."""
 
     workflow: Workflow
     declared: Mapping[tuple[str, str], Tool | Skill | Flow | SystemAction]
     actions: Mapping[tuple[str, str], CompiledAction]
     tools: Mapping[str, HttpTool]
+    knowledge: CompiledKnowledge | None = None
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The hosts that the file names literally."""
+        called = [*self.actions.values(), *([self.knowledge.action] if self.knowledge else [])]
+        servers = {host for server in self.workflow.mcp_servers if (host := _host(server.url, self.workflow.env))}
+        return frozenset(a.endpoint.host for a in called if a.endpoint is not None) | servers
+
+    @property
+    def asks_persons(self) -> bool:
+        """Whether a tool of it waits for the approval of a person."""
+        return any(tool.approval for tool in self.workflow.tools)
+
+    def is_silent(self, kind: str, target: str | None) -> bool:
+        """Whether that action answers nothing: then nobody is greeted before it either."""
+        return bool(getattr(self.declared.get((kind, target or "")), "silent", False))
 
 
 def compile_workflow(workflow: Workflow, env: Mapping[str, str]) -> CompiledWorkflow:
     """Compiles everything. `env` fills `${NAME}`. Raises ConfigInvalid that names the action."""
     try:
         actions: dict[tuple[str, str], CompiledAction] = {(kind, a.id): compile_action(kind, a, env) for kind, a in workflow.actions()}
+        tools = {t.name: HttpTool(t, actions["tool", t.name]) for t in workflow.tools}
+        knowledge = compile_knowledge(workflow, tools, env)
     except ValueError as e:
         raise ConfigInvalid(str(e)) from None
-    tools = {t.name: HttpTool(t, actions["tool", t.name]) for t in workflow.tools}
-    return CompiledWorkflow(workflow, {(kind, a.id): a for kind, a in workflow.actions()}, actions, tools)
+    return CompiledWorkflow(workflow, {(kind, a.id): a for kind, a in workflow.actions()}, actions, tools, knowledge)
+
+
+def _host(url: str | None, env: Mapping[str, str]) -> str | None:
+    try:
+        return urlsplit(fill_env(url or "", env)).hostname
+    except ValueError:  # brackets that hold no address
+        return None

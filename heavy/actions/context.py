@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from common.contracts.query import ActionType, Usage
 from common.endpoints.answer import CompiledAction, variables_for
 from common.endpoints.call import HttpCaller
 from common.workflow.schema import Workflow
 from heavy.actions.compiled import CompiledWorkflow
+from heavy.agent.calls import unanswered
 from heavy.agent.http_tools import HttpTool, http_toolbox
-from heavy.agent.steps import Delta, Reason, RunEnd, Step, ToolEnded, ToolStarted
+from heavy.agent.mcp_tools import McpTools
+from heavy.agent.steps import ApprovalDecision, Delta, HeldCall, Reason, Routed, RunEnd, Step, ToolEnded, ToolStarted
 from heavy.agent.toolbox import Toolbox
 from heavy.llm.types import Gateway, Message
+
+
+class Knowledge(Protocol):
+    """What the knowledge tool finds for the message of this turn; it was asked when the turn began."""
+
+    async def found(self) -> str | None:
+        """The result as text for a prompt, None without one. Waits at most until the tool's time-out is over; never raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +34,11 @@ class ActionContext:
     message first (a fresh turn has only that one). `context` are the request's variables, `groups` those that a rule cut from the message.
     `shown` is, on a resumed turn, the answer's text that earlier attempts have streamed (without a greeting), None where that is not known.
     `deadline` is Unix seconds. `escalated` is why a rule's own action could not answer. `profile` is what is known of the user.
+
+    `decisions` are those of persons on this turn's calls, by call id. `spent` is what earlier attempts of the turn have used and `began`
+    when the first of them began (Unix seconds), for the limits of a run. `handed_back` is the summary of what a human did with the
+    session, when one had it. `knowledge` is what the knowledge tool found; it is waited for only where a model is about to be asked.
+    `mcp` are the tools of the agent's MCP servers, None without any.
     """
 
     compiled: CompiledWorkflow
@@ -44,6 +58,12 @@ class ActionContext:
     escalated: str | None = None
     shown: str | None = None
     profile: Mapping[str, Any] = field(default_factory=dict)
+    decisions: Mapping[str, ApprovalDecision] = field(default_factory=dict)
+    spent: Usage = field(default_factory=Usage)
+    began: float | None = None
+    handed_back: str | None = None
+    knowledge: Knowledge | None = None
+    mcp: McpTools | None = None
 
     @property
     def workflow(self) -> Workflow:
@@ -69,6 +89,7 @@ class ActionContext:
             groups=groups,
             parameter_mapping=action.parameter_mapping,
             arguments=arguments,
+            profile=self.profile,
         )
 
     def answer_variables(self, action: CompiledAction, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,6 +103,13 @@ class ActionContext:
             list(tools), self.caller, self.variables, turn_id=self.turn_id, deadline=self.deadline, hidden=self.context.keys()
         )
 
+    async def server_tools(self, names: Collection[str] | None = None, transcript: Sequence[Message] = ()) -> Toolbox:
+        """The tools of MCP servers that a run may call, by the names that a skill gives, or all. The run has not begun yet: a call that
+        stands unanswered in the transcript (the context's own unless given) is one of an earlier attempt."""
+        if self.mcp is None:
+            return Toolbox()
+        return await self.mcp.toolbox(names, deadline=self.deadline, open_calls=unanswered(transcript or self.committed))
+
 
 @dataclass(frozen=True, slots=True)
 class ActionResult:
@@ -89,7 +117,8 @@ class ActionResult:
 
     `text` is everything the user saw (all deltas together; on a resumed turn with what earlier attempts said). `status` is the reply's,
     `session_status` and `current_skill` what the session becomes, `profile` a patch to the user's profile. `action_type` and
-    `action_target` name what answered in the end. `messages` and `usage` are what no Step has carried yet.
+    `action_target` name what answered in the end. `messages` and `usage` are what no Step has carried yet. With the reason
+    `awaiting_approval` nothing has ended: `held` are the calls that a person must approve or deny first.
     """
 
     text: str
@@ -103,6 +132,7 @@ class ActionResult:
     messages: tuple[Message, ...] = ()
     usage: Usage = field(default_factory=Usage)
     profile: Mapping[str, Any] | None = None
+    held: tuple[HeldCall, ...] = ()
 
     @classmethod
     def said(cls, text: str, **fields: Any) -> ActionResult:
@@ -112,7 +142,7 @@ class ActionResult:
     @classmethod
     def of_run(cls, end: RunEnd, **fields: Any) -> ActionResult:
         """The result of an agent run."""
-        return cls(end.text, done=end.done, reason=end.reason, messages=end.messages, usage=end.usage, **fields)
+        return cls(end.text, done=end.done, reason=end.reason, messages=end.messages, usage=end.usage, held=end.held, **fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,5 +153,5 @@ class NotAnswered:
     missing: str | None = None
 
 
-ActionStep = Delta | ToolStarted | ToolEnded | Step | ActionResult
+ActionStep = Delta | Routed | ToolStarted | ToolEnded | Step | ActionResult
 Inner = ActionStep | NotAnswered

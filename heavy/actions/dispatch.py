@@ -14,6 +14,7 @@ from common.contracts.query import Usage
 from common.errors import UpstreamError
 from common.workflow.schema import Skill, SystemAction, Tool
 from heavy.actions.context import ActionContext, ActionResult, ActionStep, Inner, NotAnswered
+from heavy.actions.deciding import goes_on, router, sop_driven
 from heavy.actions.echo import Echo
 from heavy.actions.flow import declared_call
 from heavy.actions.message import plain_message
@@ -31,7 +32,7 @@ class Chosen(Protocol):
 
     @property
     def kind(self) -> str:
-        """skill, tool, flow, system or message."""
+        """skill, tool, flow, system, message or router."""
 
     @property
     def target(self) -> str | None:
@@ -40,6 +41,14 @@ class Chosen(Protocol):
     @property
     def parameters(self) -> Mapping[str, Any]:
         """What is known for it."""
+
+    @property
+    def matched_by(self) -> str:
+        """What chose it: after an LLM's choice the model may go on, anything else acts once."""
+
+    @property
+    def resumes(self) -> str | None:
+        """The skill whose conversation goes on afterwards."""
 
 
 async def act(ctx: ActionContext, chosen: Chosen) -> AsyncGenerator[ActionStep]:
@@ -57,7 +66,7 @@ async def act(ctx: ActionContext, chosen: Chosen) -> AsyncGenerator[ActionStep]:
                 continue
             if isinstance(step, Step | ActionResult) and (text := echo.settle()):
                 yield Delta(text)
-            yield replace(step, text=echo.whole(step.text)) if isinstance(step, ActionResult) else step
+            yield _resumed(replace(step, text=echo.whole(step.text)), chosen) if isinstance(step, ActionResult) else step
 
 
 async def _answer(ctx: ActionContext, chosen: Chosen) -> AsyncGenerator[ActionStep]:
@@ -92,11 +101,16 @@ async def _inner(ctx: ActionContext, chosen: Chosen) -> AsyncGenerator[Inner]:
     """The action's own steps; nothing at all for an unknown action."""
     action = ctx.compiled.declared.get((chosen.kind, chosen.target or ""))
     steps: AsyncGenerator[Inner]
+    by_llm = chosen.matched_by == "llm"
     if chosen.kind == "message":
         steps = plain_message(ctx, prompts.failure(ctx.escalated) if ctx.escalated else None)
+    elif chosen.kind == "router":
+        steps = router(ctx, chosen.target)
+    elif action is not None and by_llm and goes_on(ctx, action):
+        steps = sop_driven(ctx, chosen.kind, action.id, chosen.parameters)
     elif isinstance(action, SystemAction):
-        result = system_action(ctx, action, chosen.parameters)
-        if result.text:
+        result = await system_action(ctx, action, chosen.parameters)
+        if isinstance(result, ActionResult) and result.text:
             yield Delta(result.text)
         yield result
         return
@@ -104,7 +118,7 @@ async def _inner(ctx: ActionContext, chosen: Chosen) -> AsyncGenerator[Inner]:
         function = action.execution_mode == "function"
         steps = function_skill(ctx, action, chosen.parameters) if function else agent_skill(ctx, action)
     elif isinstance(action, Tool):
-        steps = tool_action(ctx, action, chosen.parameters)
+        steps = tool_action(ctx, action, chosen.parameters, by_llm=by_llm)
     elif action is not None:
         steps = declared_call(ctx, "flow", action.id, chosen.parameters)
     else:
@@ -115,9 +129,16 @@ async def _inner(ctx: ActionContext, chosen: Chosen) -> AsyncGenerator[Inner]:
             yield step
 
 
+def _resumed(result: ActionResult, chosen: Chosen) -> ActionResult:
+    """After an action that interrupted a conversation, that conversation goes on, unless the action has ended or begun one."""
+    if chosen.resumes is None or result.session_status != "ready":
+        return result
+    return replace(result, session_status="in_conversation", current_skill=chosen.resumes)
+
+
 def _with_fallback(ctx: ActionContext, result: ActionResult) -> list[ActionStep]:
     """The result, with the fallback text where nothing was said though something should have been."""
-    if result.status == "silent" or (result.text and result.reason != "silent"):
+    if result.status == "silent" or result.reason == "awaiting_approval" or (result.text and result.reason != "silent"):
         return [result]
     text = prompts.fallback(ctx.workflow, ctx.message)
     shown = (SEPARATOR if result.text else "") + text

@@ -12,12 +12,16 @@ from heavy.agent.steps import Delta
 
 
 async def declared_call(
-    ctx: ActionContext, kind: Literal["flow", "skill"], target: str, parameters: Mapping[str, Any]
+    ctx: ActionContext, kind: Literal["flow", "skill"], target: str, parameters: Mapping[str, Any], *, call_id: str | None = None
 ) -> AsyncGenerator[Inner]:
-    """Calls the endpoint, if any, and answers with the template, the result, or the `on_error`/`on_empty` text; else NotAnswered."""
+    """Calls the endpoint, if any, and answers with the template, the result, or the `on_error`/`on_empty` text; else NotAnswered.
+
+    A silent flow answers nothing, with the status `silent`, unless its call failed. The call's idempotency key comes from `call_id`,
+    where the action may run more than once in a turn.
+    """
     action = ctx.compiled.actions[kind, target]
     variables = ctx.answer_variables(action, parameters)
-    if lacks := _missing(action, variables):
+    if lacks := missing(action, variables):
         yield NotAnswered(lacks, missing=target)
         return
     outcome = await perform(
@@ -26,8 +30,11 @@ async def declared_call(
         ctx.caller,
         deadline=ctx.deadline,
         # the same for every attempt of the turn: a call that a dead node has made is not made twice
-        idempotency_key=f"{ctx.turn_id}:{kind}:{target}",
+        idempotency_key=f"{ctx.turn_id}:{call_id or f'{kind}:{target}'}",
     )
+    if action.silent and outcome.text == "":
+        yield ActionResult("", action_type=kind, action_target=target, status="silent")
+        return
     if not outcome.text:
         yield NotAnswered(outcome.failure or f"{action.name}: it had no answer")
         return
@@ -35,7 +42,7 @@ async def declared_call(
     yield ActionResult.said(outcome.text, action_type=kind, action_target=target)
 
 
-def _missing(action: CompiledAction, variables: Mapping[str, Any]) -> str | None:
+def missing(action: CompiledAction, variables: Mapping[str, Any]) -> str | None:
     """What the call's URL lacks, in words: then the user is asked, as an action chosen by a model may come without it."""
     if action.endpoint is None:
         return None

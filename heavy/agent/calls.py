@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -11,17 +12,20 @@ from typing import Any
 import orjson
 
 from heavy.agent.names import DONE
-from heavy.agent.steps import Reason
+from heavy.agent.steps import ApprovalDecision, HeldCall, Reason
 from heavy.agent.toolbox import Toolbox, ToolResult, failed
 from heavy.llm.types import Chunk, Message, ToolCall
 
+_log = logging.getLogger(__name__)
 REPEATS = 2  # rounds in a row that may make the same call; one more is a loop
 
 
 class CallLog:
-    """What the run has called so far, rebuilt from its transcript."""
+    """What the turn has called so far, rebuilt from its transcript. The run's own messages begin at `begins`: earlier calls count as calls,
+    but not as rounds of this run."""
 
-    def __init__(self, transcript: Sequence[Message]) -> None:
+    def __init__(self, transcript: Sequence[Message], begins: int = 0) -> None:
+        self._earlier = sum(m.role == "assistant" and bool(m.tool_calls) for m in transcript[:begins])
         self._rounds: list[set[tuple[str, bytes]]] = []
         self._ids: set[str] = set()
         self._made = 0
@@ -31,8 +35,8 @@ class CallLog:
 
     @property
     def rounds(self) -> int:
-        """Assistant messages with tool calls."""
-        return len(self._rounds)
+        """Assistant messages of the run with tool calls."""
+        return len(self._rounds) - self._earlier
 
     def unique(self, calls: Sequence[ToolCall]) -> tuple[ToolCall, ...]:
         """Registers the calls of a new assistant message. Some models use an id twice; as ids make idempotency keys and tie results
@@ -61,19 +65,24 @@ class CallLog:
 
 @dataclass(slots=True)
 class Plan:
-    """What is to be done with the calls of one message: `good` with parsed arguments, `refused` with the answer to the model.
-    `wrong`: the model made a mistake. `stop`: the run ends after this round."""
+    """What is to be done with the calls of one message: `good` with parsed arguments, `refused` with the answer to the model, `held`
+    those that a person must decide first. `wrong`: the model made a mistake. `stop`: the run ends after this round."""
 
     good: list[tuple[ToolCall, dict[str, Any]]] = field(default_factory=list)
     refused: list[tuple[ToolCall, ToolResult]] = field(default_factory=list)
+    held: list[HeldCall] = field(default_factory=list)
     wrong: bool = False
     stop: Reason | None = None
 
 
-def plan(toolbox: Toolbox, log: CallLog, calls: Sequence[ToolCall], limit: int | None) -> Plan:
-    """Sorts the calls of the last message. `limit` is how many calls the whole run may execute."""
+def plan(
+    toolbox: Toolbox, log: CallLog, calls: Sequence[ToolCall], limit: int | None, decisions: Mapping[str, ApprovalDecision] = {}
+) -> Plan:
+    """Sorts the calls of the last message. `limit` is how many calls the whole turn may execute, `decisions` what persons have decided
+    on calls, by id: nothing else lets a call of a tool in `toolbox.approval` through."""
     out = Plan()
     made = log.made_before(len(calls))
+    ending = False
     for number, call in enumerate(calls, 1):
         try:
             arguments = toolbox.parse(call)
@@ -87,9 +96,25 @@ def plan(toolbox: Toolbox, log: CallLog, calls: Sequence[ToolCall], limit: int |
         elif limit is not None and made + number > limit:
             out.stop = "limit:tool_calls"
             out.refused.append((call, failed("not executed: no more tool calls are allowed in this run")))
+        elif ending and call.name in toolbox.ending:
+            out.refused.append((call, failed("not executed: another action of the same message ends the turn")))
         else:
-            out.good.append((call, arguments))
+            ending = ending or call.name in toolbox.ending
+            _place(out, toolbox, call, arguments, decisions.get(call.id))
     return out
+
+
+def _place(out: Plan, toolbox: Toolbox, call: ToolCall, arguments: dict[str, Any], decision: ApprovalDecision | None) -> None:
+    """A call that is right in itself: run, or held for a person, or refused by one."""
+    if call.name not in toolbox.approval or (decision and decision.approved):
+        out.good.append((call, arguments))
+    elif decision is None:
+        _log.warning("call %s of tool %s waits for the approval of a person", call.id, call.name)
+        out.held.append(HeldCall(call, arguments))
+    else:
+        _log.warning("call %s of tool %s was denied by %s", call.id, call.name, decision.by)
+        why = f"denied by {decision.by}" + (f": {decision.reason}" if decision.reason else "")
+        out.refused.append((call, failed(f"not executed: {why}")))
 
 
 async def run_all(toolbox: Toolbox, calls: Sequence[tuple[ToolCall, Mapping[str, Any]]]) -> AsyncGenerator[tuple[ToolCall, ToolResult]]:
@@ -107,17 +132,22 @@ async def run_all(toolbox: Toolbox, calls: Sequence[tuple[ToolCall, Mapping[str,
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def unanswered(transcript: Sequence[Message]) -> list[ToolCall]:
-    """The calls of the last assistant message that have no result yet."""
-    answered = set()
+def last_round(transcript: Sequence[Message]) -> list[tuple[ToolCall, Message | None]]:
+    """The calls of the last assistant message, each with its result if it has one; nothing when no call stands there."""
+    results: dict[str | None, Message] = {}
     for m in reversed(transcript):
         if m.role == "tool":
-            answered.add(m.tool_call_id)
+            results[m.tool_call_id] = m
         elif m.role == "assistant":
-            return [c for c in m.tool_calls if c.id not in answered]
+            return [(c, results.get(c.id)) for c in m.tool_calls]
         else:
             return []
     return []
+
+
+def unanswered(transcript: Sequence[Message]) -> list[ToolCall]:
+    """The calls of the last assistant message that have no result yet."""
+    return [call for call, result in last_round(transcript) if result is None]
 
 
 def done_message(call: ToolCall) -> str:

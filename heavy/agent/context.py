@@ -9,12 +9,14 @@ import logging
 import re
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import orjson
 
 from common.contracts.query import Usage
 from common.errors import LoadsplitError
 from heavy.agent import prompts
+from heavy.agent.said import SHOWN
 from heavy.llm.types import Gateway, LLMRequest, Message, ToolSpec
 
 COMPACT_AT = 0.7  # share of the context from which the older history is summarised
@@ -139,7 +141,7 @@ class Window:
         head = [Message("system", system)]
         if self._summary:
             head.append(Message("system", prompts.summary_note(self._summary)))
-        return [*head, *history, *shorten(transcript, FULL * self._size - self._tools - tokens_of(system))]
+        return [*head, *history, *shorten(noted(transcript), FULL * self._size - self._tools - tokens_of(system))]
 
     async def _summarise(self, older: Sequence[Message]) -> str | None:
         """The older part in a few sentences, None when that fails: then it is simply left out."""
@@ -162,6 +164,11 @@ class Window:
             return None
         self.usage.add(done.usage)
         return done.message.content.strip() or None
+
+
+def noted(transcript: Sequence[Message]) -> list[Message]:
+    """The transcript as a model is to read it: results that the user has read say so."""
+    return [replace(m, content=f"{m.content}\n\n[{prompts.SHOWN}]") if m.author == SHOWN else m for m in transcript]
 
 
 def shorten(transcript: Sequence[Message], room: float) -> list[Message]:

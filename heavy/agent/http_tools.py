@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -16,7 +15,6 @@ from heavy.llm.types import ToolCall, ToolSpec
 
 # These variables hold the user's message; a tool that declares a parameter of such a name means its own.
 MESSAGE_NAMES = frozenset({"message", "user_message", "raw_input", "input"})
-_log = logging.getLogger(__name__)
 
 
 class Variables(Protocol):
@@ -69,15 +67,11 @@ def http_toolbox(
 
     async def run(call: ToolCall, arguments: Mapping[str, Any]) -> ToolResult:
         tool = by_name[call.name]
-        if tool.tool.approval:
-            # nobody can approve yet, so such a tool stays blocked whatever the model or a tool's output says
-            _log.warning("tool %s was called by the model but needs an approval: blocked", tool.tool.name)
-            return failed("not executed: this tool needs the approval of a person")
         values = tool.values(variables, arguments)
         outcome = await perform(tool.action, values, caller, deadline=deadline, idempotency_key=f"{turn_id}:{call.id}")
         return tool_result(outcome)
 
-    return Toolbox(specs, run, checks)
+    return Toolbox(specs, run, checks, approval=[name for name, tool in by_name.items() if tool.tool.approval])
 
 
 def tool_result(outcome: Outcome) -> ToolResult:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from heavy.llm.types import Message
 
 SEPARATOR = "\n\n"
+SHOWN = "shown"  # the author of a tool message whose content is what the user has read
 
 
 class Said:
@@ -58,4 +59,9 @@ class Said:
 
 def said_before(transcript: Iterable[Message]) -> list[str]:
     """The parts that the committed messages of a turn have shown."""
-    return [m.content.lstrip() for m in transcript if m.role == "assistant" and m.content.strip()]
+    return [m.content.lstrip() for m in transcript if (m.role == "assistant" or m.author == SHOWN) and m.content.strip()]
+
+
+def shown_parts(transcript: Iterable[Message]) -> list[str]:
+    """The answers of actions that the user has read as they stood; no assistant message of the turn holds them."""
+    return [m.content.lstrip() for m in transcript if m.author == SHOWN]

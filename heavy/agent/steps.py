@@ -18,6 +18,8 @@ Reason = Literal[
     "max_iterations",
     "repeated_call",
     "silent",
+    "ended",
+    "awaiting_approval",
     "limit:tool_calls",
     "limit:tokens",
     "limit:cost_usd",
@@ -51,6 +53,14 @@ class ToolEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class Routed:
+    """What answers, where that is known only while the model works: comes once, before the first call or text."""
+
+    kind: Literal["flow", "tool", "skill", "system", "message"]
+    target: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """Commit these transcript messages now: the caller does so before it asks for the next item."""
 
@@ -59,11 +69,29 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldCall:
+    """A call that a person must approve before it is executed. `arguments` are the parsed ones."""
+
+    call: ToolCall
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalDecision:
+    """What a person decided on a call. `by` is who (`user`, `operator` or a name), `reason` a word of theirs for the model."""
+
+    approved: bool
+    by: str = "operator"
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunEnd:
     """How a run ended.
 
     `text` is all text that the user saw in it. `done`: the task is finished; `open`: the model answered but still waits for the
-    user (no `done` call though one was required). `messages` and `usage` are what no Step has carried yet.
+    user (no `done` call though one was required). `messages` and `usage` are what no Step has carried yet. The reason `ended` says that a
+    call ended the run itself (a silent action, a hand-off); with `awaiting_approval` it has only paused, for the calls in `held`.
     """
 
     text: str
@@ -72,6 +100,7 @@ class RunEnd:
     open: bool = False
     messages: tuple[Message, ...] = ()
     usage: Usage = field(default_factory=Usage)
+    held: tuple[HeldCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,25 +6,35 @@ How a tool is executed is the `run` function's business; this file knows no HTTP
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import orjson
 
 from heavy.agent.tool_schema import Arguments
-from heavy.llm.types import ToolCall, ToolSpec
+from heavy.llm.types import Message, ToolCall, ToolSpec
 
 MAX_RESULT_CHARS = 20_000
+MAX_TOOLS = 127  # providers take 128 in one request; `done` is one of them
 
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a tool gave: a JSON value. A failure is {"error": one safe sentence} with `ok` false."""
+    """What a tool gave: a JSON value. A failure is {"error": one safe sentence} with `ok` false. `shown` is an answer in finished words
+    that the user is to read as it stands."""
 
     ok: bool
     value: Any
     duration_ms: float = 0.0
+    shown: str = ""
+
+
+class Check(Protocol):
+    """Checks the arguments of one tool."""
+
+    def parse(self, text: str) -> dict[str, Any]:
+        """The arguments that a model wrote. Raises ValueError with a sentence for the model."""
 
 
 ToolRunner = Callable[[ToolCall, Mapping[str, Any]], Awaitable[ToolResult]]
@@ -33,6 +43,11 @@ ToolRunner = Callable[[ToolCall, Mapping[str, Any]], Awaitable[ToolResult]]
 def failed(reason: str) -> ToolResult:
     """A failure as the model and the user's stream see it."""
     return ToolResult(False, {"error": reason})
+
+
+def is_failure(message: Message) -> bool:
+    """Whether a committed result says that its call failed or was not executed."""
+    return message.author is None and message.content.startswith('{"error":')
 
 
 def for_model(value: Any, limit: int = MAX_RESULT_CHARS) -> str:
@@ -50,14 +65,46 @@ def for_user(value: Any, limit: int = MAX_RESULT_CHARS) -> Any:
 
 
 class Toolbox:
-    """The tools of one run. `run` executes a checked call; it raises nothing that a tool's own failure can cause."""
+    """The tools of one run. `run` executes a checked call; it raises nothing that a tool's own failure can cause.
+
+    A call of a tool in `approval` is executed only after a person has approved that very call. One of a tool in `ending` ends the run when
+    it succeeds.
+    """
 
     def __init__(
-        self, specs: Sequence[ToolSpec] = (), run: ToolRunner | None = None, checks: Mapping[str, Arguments] | None = None
+        self,
+        specs: Sequence[ToolSpec] = (),
+        run: ToolRunner | None = None,
+        checks: Mapping[str, Check] | None = None,
+        *,
+        approval: Collection[str] = (),
+        ending: Collection[str] = (),
     ) -> None:
         self.specs = tuple(specs)
+        self.approval, self.ending = frozenset(approval), frozenset(ending)
         self._run = run
-        self._checks = checks if checks is not None else {s.name: Arguments(s.name, s.parameters) for s in self.specs}
+        self._checks: Mapping[str, Check] = checks if checks is not None else {s.name: Arguments(s.name, s.parameters) for s in self.specs}
+
+    def with_runner(self, run: ToolRunner) -> Toolbox:
+        """The same tools, executed by another function."""
+        return Toolbox(self.specs, run, self._checks, approval=self.approval, ending=self.ending)
+
+    def beside(self, other: Toolbox) -> Toolbox:
+        """These tools and another toolbox's, as many of those as there is room for; of two with one name, this one's."""
+        if not other._checks:
+            return self
+        mine = self._checks.keys()
+
+        async def run(call: ToolCall, arguments: Mapping[str, Any]) -> ToolResult:
+            return await (self if call.name in mine else other).run(call, arguments)
+
+        return Toolbox(
+            (*self.specs, *[s for s in other.specs if s.name not in mine][: max(0, MAX_TOOLS - len(self.specs))]),
+            run,
+            {**other._checks, **self._checks},
+            approval=self.approval | (other.approval - mine),
+            ending=self.ending | (other.ending - mine),
+        )
 
     def parse(self, call: ToolCall) -> dict[str, Any]:
         """The arguments of a call that may be executed. Raises ValueError with a sentence that tells the model what is wrong."""
@@ -73,4 +120,4 @@ class Toolbox:
             return failed("this tool cannot be executed")
         start = time.perf_counter()
         result = await self._run(call, arguments)
-        return ToolResult(result.ok, result.value, round((time.perf_counter() - start) * 1000, 1))
+        return replace(result, duration_ms=round((time.perf_counter() - start) * 1000, 1))

@@ -9,12 +9,12 @@ from typing import Any
 from common.endpoints.template import Template
 from common.workflow.schema import Endpoint, Flow, Skill, SystemAction, Tool, Workflow
 from heavy.agent import prompts
-from heavy.agent.names import wire_names
+from heavy.agent.names import DONE, wire_names
 from heavy.agent.tool_schema import NOTHING, SYSTEM_NAMES, object_schema
 from heavy.llm.types import ToolSpec
 
 REPLY_DIRECTLY = ToolSpec("reply_directly", prompts.REPLY_DIRECTLY, NOTHING)
-_MESSAGE_NAMES = frozenset({"message", "user_message", "raw_input", "result", "input"})
+_MESSAGE_NAMES = frozenset({"message", "user_message", "raw_input", "result", "input", "context", "profile"})
 _KINDS = {"skill": "Skill", "tool": "Tool", "flow": "Flow", "system": "System action"}
 _HANDLERS = {
     "handoff": "Hands the conversation over to a human.",
@@ -33,10 +33,10 @@ class Candidate:
     defaults: Mapping[str, Any]
 
 
-def candidates(workflow: Workflow, hidden: Collection[str] = ()) -> list[Candidate]:
-    """Everything that the LLM may choose: what action books name first, by priority; then skills, tools, intent flows, flows with
-    rules (the rule may have missed), system actions. Books that name nothing known are passed over. `hidden` are names that
-    the system fills in, so they are no parameters."""
+def candidates(workflow: Workflow, hidden: Collection[str] = (), *, keyword_flows: bool = True) -> list[Candidate]:
+    """Everything that the LLM may choose: what action books name first, by priority; then skills, tools, intent flows, with `keyword_flows`
+    those that have rules, system actions. Books that name nothing known are passed over. `hidden` are names that the system fills in, so
+    they are no parameters."""
     books = sorted(workflow.action_books, key=lambda b: -b.priority)
     order: dict[tuple[str, str], Tool | Skill | Flow | SystemAction] = {}
     for book in books:
@@ -46,13 +46,13 @@ def candidates(workflow: Workflow, hidden: Collection[str] = ()) -> list[Candida
         ("skill", workflow.skills),
         ("tool", workflow.tools),
         ("flow", tuple(f for f in workflow.flows if f.type == "intent")),
-        ("flow", tuple(f for f in workflow.flows if f.type != "intent")),
+        ("flow", tuple(f for f in workflow.flows if f.type != "intent") if keyword_flows else ()),
         ("system", workflow.system_actions),
     ]
     for kind, actions in by_kind:
         for action in actions:
             order.setdefault((kind, action.id), action)
-    names = wire_names((target for _, target in order), reserved={REPLY_DIRECTLY.name})
+    names = wire_names((target for _, target in order), reserved={REPLY_DIRECTLY.name, DONE})
     out = []
     for name, ((kind, target), action) in zip(names, order.items(), strict=True):
         mine = [b for b in books if (b.action_type, b.action_target) == (kind, target)]

@@ -22,7 +22,7 @@ from heavy.intents.candidates import REPLY_DIRECTLY, Candidate, candidates
 from heavy.llm.types import Gateway, LLMRequest, Message
 
 HISTORY_TOKENS = 4000  # recent dialogue is enough to choose an action
-IntentKind = Literal["skill", "tool", "flow", "system", "message"]
+IntentKind = Literal["skill", "tool", "flow", "system", "message", "router"]
 
 _TARGET_KEYS = ("action_target", "target", "action", "name", "tool", "function")
 _PARAMETER_KEYS = ("parameters", "params", "arguments", "args", "input")
@@ -31,12 +31,17 @@ _FENCE = re.compile(r"^```\w*\s*|\s*```$")
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """The action that is to answer. `target` is None for a plain message; `parameters` are what is known for the action."""
+    """The action that is to answer. `target` is None for a plain message; `parameters` are what is known for the action.
+
+    With the kind `router` the model chooses while it acts, and `target` is the skill that is in progress. `resumes` is the skill whose
+    conversation goes on after this action.
+    """
 
     kind: IntentKind
     target: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     matched_by: MatchedBy = "llm"
+    resumes: str | None = None
 
 
 PLAIN = Intent("message")
@@ -51,13 +56,14 @@ async def match_intent(
     escalated: str | None = None,
     deadline: float | None = None,
     hidden: Collection[str] = (),
+    notes: Sequence[str] = (),
 ) -> tuple[Intent, Usage, Message | None]:
     """Asks the model which action answers `message`. Returns the intent, what it cost and the model's raw message.
 
     No model is asked when there is nothing to choose from. `escalated` says why a rule's own action failed; `hidden` names the
-    request's context variables; `deadline` is Unix seconds. Raises LLMError or DeadlineExceeded.
+    request's context variables, `notes` stand behind the prompt; `deadline` is Unix seconds. Raises LLMError or DeadlineExceeded.
     """
-    choices = candidates(workflow, hidden)
+    choices = candidates(workflow, hidden, keyword_flows=False)  # the LLM must not undo what their rules exclude
     if not choices:
         return Intent("message", matched_by="none"), Usage(), None
     recent = [] if workflow.multi_turn == "single" else newest(words_only(history), HISTORY_TOKENS)[1]
@@ -67,7 +73,7 @@ async def match_intent(
         raise DeadlineExceeded("the time for this request is over")
     request = LLMRequest(
         model=workflow.models.intent or workflow.models.default,
-        messages=[Message("system", prompts.intent(workflow, note)), *recent, Message("user", message)],
+        messages=[Message("system", prompts.with_notes(prompts.intent(workflow, note), *notes)), *recent, Message("user", message)],
         tools=[REPLY_DIRECTLY, *(c.spec for c in choices)],
         tool_choice="required",
         timeout=timeout,

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Mapping, Sequence
 
 from common.contracts.journal import JournalEntry, decode
 from common.errors import DependencyUnavailable
 from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
 from common.telemetry.metrics import Metrics
-from heavy.turns.stores import TurnStore
+from heavy.turns.stores import ArmTimer, TurnStore
 
 BATCH = 500
 IDLE_SECONDS = (0.02, 0.05, 0.1, 0.25)
@@ -22,13 +23,24 @@ log = logging.getLogger(__name__)
 
 
 class JournalMover:
-    """Owns the way from the journal to the database."""
+    """Owns the way from the journal to the database. `timers` are what a rule-answered turn arms, by agent id;
+    `moved` hears of the entries that are in the database now (of some of them twice)."""
 
-    def __init__(self, turns: TurnStore, hotstore: HotStore, metrics: Metrics, consumer: str) -> None:
+    def __init__(
+        self,
+        turns: TurnStore,
+        hotstore: HotStore,
+        metrics: Metrics,
+        consumer: str,
+        timers: Mapping[str, ArmTimer] | None = None,
+        moved: Callable[[Sequence[JournalEntry]], None] = lambda entries: None,
+    ) -> None:
         self._turns = turns
         self._hotstore = hotstore
         self._metrics = metrics
         self._consumer = consumer
+        self._timers = timers or {}
+        self._moved = moved
 
     async def drain(self) -> None:
         """Runs until cancelled."""
@@ -68,7 +80,8 @@ class JournalMover:
             return
 
     async def _record(self, entries: list[JournalEntry]) -> None:
-        self._metrics.journal_moved_total.inc(await self._turns.record_rule_turns(entries))
+        self._metrics.journal_moved_total.inc(await self._turns.record_rule_turns(entries, self._timers))
+        self._moved(entries)
 
 
 def _read(data: bytes) -> JournalEntry | None:

@@ -24,12 +24,17 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a conversation. `tool_calls` only on assistant messages, `tool_call_id` only on tool messages (their results)."""
+    """One message of a conversation. `tool_calls` only on assistant messages, `tool_call_id` only on tool messages (their results).
+
+    `author` is who wrote it where the role does not tell: `human` (a colleague, as assistant), `timer` (a note in the user's place),
+    `shown` (a tool's result that the user has read as it stands). Providers are never sent it.
+    """
 
     role: Role
     content: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    author: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

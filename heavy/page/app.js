@@ -8,12 +8,11 @@ const SUGGESTIONS = [
 ];
 const SUGGESTED_FOR = "lumen-home"; // the agent of examples/customer_service
 const MATCHED_BY = { none: "no match", llm: "LLM", learned: "learned route" };
-const MAX_RESUMES = 6;
-const TERMINAL = new Set(["complete", "error", "cancelled"]);
 const $ = (id) => document.getElementById(id);
 const ui = Object.fromEntries(["log", "welcome", "suggestions", "composer", "message", "send", "stop", "session", "new-session", "health", "health-text", "user", "context", "key", "announce", "options"].map((id) => [id, $(id)]));
 
 let running = null; // the turn that streams now: {turnId, abort}
+const waiting = new Set(); // answers that wait for a person's decision
 
 // ---- small tools ------------------------------------------------------------------------------------------------
 
@@ -55,87 +54,6 @@ function scrollDown() {
   main.scrollTop = main.scrollHeight;
 }
 
-// ---- server-sent events over fetch ------------------------------------------------------------------------------
-
-// Yields {id, event, data} for each event of a response body, whatever way its bytes are cut.
-async function* serverEvents(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let buffer = "";
-  let event = { data: [] };
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    buffer += value;
-    const lines = buffer.split(/\r\n|\n|\r(?!$)/);
-    buffer = lines.pop();
-    for (const line of lines) {
-      if (line === "") {
-        if (event.data.length) yield { id: event.id, event: event.event, data: JSON.parse(event.data.join("\n")) };
-        event = { data: [] };
-      } else if (!line.startsWith(":")) {
-        const at = line.indexOf(":");
-        const name = at < 0 ? line : line.slice(0, at);
-        const text = at < 0 ? "" : line.slice(at + 1).replace(/^ /, "");
-        if (name === "data") event.data.push(text);
-        else if (name === "id") event.id = text;
-        else if (name === "event") event.event = text;
-      }
-    }
-  }
-}
-
-class Refused extends Error {
-  constructor(problem) {
-    super(problem.detail || problem.title || "The server refused the request.");
-    this.problem = problem;
-  }
-}
-
-async function problemOf(response) {
-  const fallback = { title: `HTTP ${response.status}`, status: response.status, detail: response.statusText || "The server gave no reason." };
-  try { return { ...fallback, ...(await response.json()) }; } catch { return fallback; }
-}
-
-function authorization() {
-  return ui.key.value ? { Authorization: `Bearer ${ui.key.value}` } : {};
-}
-
-// Yields the events of one turn. A stream that breaks before its end is taken up again after the last event seen.
-async function* turnEvents(body, turn) {
-  let response = await fetch("/api/v1/query/stream", {
-    method: "POST", signal: turn.abort.signal, body: JSON.stringify(body),
-    headers: { "Content-Type": "application/json", Accept: "text/event-stream", "Idempotency-Key": crypto.randomUUID ? crypto.randomUUID() : newSessionId(), ...authorization() },
-  });
-  for (let broken = 0; ;) {
-    if (!response.ok) throw new Refused(await problemOf(response));
-    try {
-      for await (const item of serverEvents(response)) {
-        if (item.id) turn.lastId = item.id;
-        if (item.data.type === "start") turn.turnId = item.data.data.turn_id;
-        broken = 0;
-        yield item.data;
-        if (TERMINAL.has(item.data.type)) return;
-      }
-    } catch (error) {
-      if (error.name === "AbortError") throw error;
-    }
-    for (;;) { // the stream ended or broke before its terminal event
-      if (!turn.turnId || ++broken > MAX_RESUMES) throw new Error("The connection broke before the answer was complete.");
-      turn.show(`Connection lost, reconnecting (${broken})`);
-      await new Promise((resolve) => setTimeout(resolve, Math.min(1000 * 2 ** (broken - 1), 8000)));
-      try {
-        response = await fetch(`/api/v1/turns/${encodeURIComponent(turn.turnId)}/stream`, {
-          signal: turn.abort.signal, headers: { Accept: "text/event-stream", "Last-Event-ID": turn.lastId || "0", ...authorization() },
-        });
-        if (response.status < 500) break;
-      } catch (error) {
-        if (error.name === "AbortError") throw error;
-      }
-    }
-    turn.show("");
-  }
-}
-
 // ---- the conversation -------------------------------------------------------------------------------------------
 
 function addMine(text) {
@@ -167,8 +85,36 @@ class Answer {
 
   take({ type, data }) {
     const handler = this[`on_${type}`];
+    if (this.card && type !== "awaiting_approval") this.goOn();
     if (handler) handler.call(this, data); // unknown events are for newer pages
     scrollDown();
+  }
+
+  on_start({ turn_id }) {
+    ownTurns.add(turn_id);
+  }
+
+  on_awaiting_approval(data) {
+    this.card = new ApprovalCard({ turn_id: this.turn.turnId, ...data }, () => takeUp(this));
+    this.bubble.className = "bubble";
+    this.bubble.hidden = !this.text;
+    this.node.insertBefore(this.card.node, this.notice);
+    this.node.removeAttribute("aria-busy");
+  }
+
+  // The user has decided by a message: its own answer tells what comes of it.
+  goOnElsewhere() {
+    this.card.settle();
+    waiting.delete(this);
+  }
+
+  // A person has decided, here or elsewhere.
+  goOn() {
+    this.card.settle();
+    this.card = null;
+    this.bubble.hidden = false;
+    this.bubble.className = "bubble waiting";
+    this.node.setAttribute("aria-busy", "true");
   }
 
   on_route(route) {
@@ -204,7 +150,7 @@ class Answer {
     this.usage = reply.usage;
     if (reply.message !== undefined) this.text = reply.message;
     this.close(reply.status);
-    const said = { transferred: "A human colleague has this chat now.", closed: "This chat is closed; the next message opens it again.", queued: "Your message waits for a colleague.", silent: "Noted, without an answer." }[reply.status];
+    const said = { transferred: "A colleague will answer here.", closed: "This chat is closed; the next message opens it again.", queued: "This waits for a decision.", silent: "Noted, without an answer." }[reply.status];
     this.show(said || "");
     ui.announce.textContent = `Agent: ${this.text || said || ""}`;
   }
@@ -221,7 +167,7 @@ class Answer {
 
   fail(problem, again) {
     this.close("error");
-    const box = make("div", { class: "failed", role: "alert" }, make("strong", { text: problem.title || "Something went wrong" }), make("span", { text: problem.detail || "" }));
+    const box = make("div", { class: "failed", role: "alert" }, make("strong", { text: problem.title || "Something went wrong" }), make("span", { text: problem.message || problem.detail || "" }));
     const facts = [problem.code, problem.status && `status ${problem.status}`, problem.retry_after && `retry after ${problem.retry_after} s`, problem.request_id && `request ${problem.request_id}`];
     if (facts.some(Boolean)) box.append(make("small", { text: facts.filter(Boolean).join(" · ") }));
     if (again) box.append(make("button", { type: "button", text: "Send again", onclick: () => { box.remove(); again(); } }));
@@ -268,30 +214,61 @@ function requestBody(message) {
   return body;
 }
 
-async function ask(message) {
+async function say(message) {
   const answer = new Answer();
-  const turn = { abort: new AbortController(), show: (text) => answer.show(text), lastId: "", turnId: "" };
+  const turn = answer.turn = { abort: new AbortController(), show: (text) => answer.show(text), lastId: "", turnId: "", paused: false };
+  for (const other of waiting) part(other); // what the message decides is told in its own answer
+  await listen(answer, () => ask(requestBody(message), turn), () => { answer.node.remove(); say(message); });
+}
+
+// Shows a turn's events until it ends, pauses or breaks. `open` gives the response, `again` asks the same once more.
+async function listen(answer, open, again) {
+  const turn = answer.turn;
   running = turn;
   busy(true);
   try {
-    const body = requestBody(message);
-    for await (const event of turnEvents(body, turn)) answer.take(event);
-    remember(localStorage, "loadsplit.talked", ui.session.value);
+    for await (const event of turnEvents(await open(), turn)) {
+      if (event.type === "start") waiting.forEach((other) => other !== answer && other.turn.turnId === turn.turnId && other.goOnElsewhere());
+      turn.paused = event.type === "awaiting_approval";
+      answer.take(event);
+      if (turn.paused) { waiting.add(answer); release(turn); } else if (waiting.delete(answer)) { running = turn; busy(true); }
+      if (turn.turnId) { remember(localStorage, "loadsplit.talked", ui.session.value); followSession(ui.session.value); }
+    }
   } catch (error) {
-    const again = () => { answer.node.remove(); ask(message); };
     if (error instanceof Refused) answer.fail(error.problem, error.problem.retryable ? again : null);
-    else if (error.name === "AbortError") answer.on_cancelled({ reason: "" });
+    else if (error.name === "AbortError") { if (!turn.paused) answer.on_cancelled({ reason: "" }); }
     else if (error instanceof SyntaxError) answer.fail({ title: "The context is not valid JSON", detail: error.message });
     else answer.fail({ title: "No connection", detail: error instanceof TypeError ? "The server cannot be reached." : error.message }, again);
   } finally {
-    if (running === turn) { running = null; busy(false); }
+    turn.parted = turn.paused;
+    release(turn);
     scrollDown();
   }
+}
+
+function release(turn) {
+  if (running === turn) { running = null; busy(false); }
+}
+
+// Stops listening to a turn that waits for a decision; it can still be taken up.
+function part(answer) {
+  answer.turn.abort.abort();
+}
+
+// A decision was taken: what comes of it belongs to the answer that asked, if nobody listens to it any more.
+function takeUp(answer) {
+  const { turn } = answer;
+  if (!turn.parted || !waiting.has(answer)) return;
+  turn.parted = false;
+  turn.abort = new AbortController();
+  listen(answer, () => resume(turn), null);
 }
 
 // Leaves a running turn behind: it is cancelled on the server, and the page is free at once.
 function leave() {
   stop();
+  waiting.forEach(part);
+  waiting.clear();
   running = null;
   busy(false);
 }
@@ -317,25 +294,11 @@ function busy(state) {
 // ---- session and server -----------------------------------------------------------------------------------------
 
 function openSession(id) {
+  leaveEvents();
   ui.session.value = id;
   remember(localStorage, "loadsplit.session", id);
   ui.log.replaceChildren();
   ui.welcome.hidden = false;
-}
-
-// Only a session that has talked is asked for, so a new one causes no 404.
-async function showHistory() {
-  if (recall(localStorage, "loadsplit.talked") !== ui.session.value) return;
-  try {
-    const response = await fetch(`/api/v1/session/${encodeURIComponent(ui.session.value)}?include=messages&limit=100`, { headers: authorization() });
-    if (!response.ok || ui.log.childElementCount) return;
-    for (const { role, content } of (await response.json()).messages || []) {
-      if (typeof content !== "string" || !content) continue;
-      if (role === "user") addMine(content);
-      else if (role === "assistant") ui.log.append(make("li", { class: "theirs" }, make("div", { class: "bubble", text: content })));
-    }
-    scrollDown();
-  } catch { /* history is a courtesy: the next message will tell if the server is away */ }
 }
 
 async function checkHealth() {
@@ -366,7 +329,7 @@ function submit() {
   ui.message.value = "";
   fit();
   addMine(text);
-  ask(text);
+  say(text);
 }
 
 function begin() {

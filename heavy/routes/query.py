@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from common.contracts import ticket as tickets
-from common.contracts.events import TERMINAL, event_type
+from common.contracts.events import AWAITING_APPROVAL, TERMINAL, event_type
 from common.contracts.query import Query, new_turn_id, parse_query
 from common.contracts.ticket import Plan
 from common.errors import DependencyUnavailable, InvalidRequest, LoadsplitError, SessionBusy, Unauthorized
@@ -27,6 +27,7 @@ from heavy.turns.stores import TurnRow
 MAX_TIMEOUT_SECONDS = 3600.0
 PROBLEM_MEMBERS = frozenset({"type", "title", "status", "detail", "code", "request_id", "retryable", "retry_after"})
 COMPLETE = b'{"type":"complete","data":'
+ENDS_A_WAIT = TERMINAL | {AWAITING_APPROVAL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +97,13 @@ def read_deadline(scope: Scope) -> float | None:
 
 
 async def outcome(heavy: Heavy, tenant: str, turn: OwnedTurn | TurnRow) -> bytes:
-    """The reply of a turn as JSON, when it has ended. Raises what ended it otherwise."""
-    line = await _terminal(heavy, tenant, turn)
+    """The reply of a turn as JSON, when it has ended or awaits an approval (then it says what is asked). Raises what ended it otherwise."""
+    line = await _last_line(heavy, tenant, turn)
     if line.startswith(COMPLETE):
         return line[len(COMPLETE) : -1]
+    if event_type(line) == AWAITING_APPROVAL:
+        row = await heavy.reader.open(tenant, turn.turn_id)
+        return orjson.dumps(row.reply)
     document = orjson.loads(line)
     if document["type"] == "cancelled":
         raise TurnCancelled("the turn was cancelled before it ended", turn_id=turn.turn_id)
@@ -122,11 +126,11 @@ class EndedWith(LoadsplitError):
             setattr(self, name, document[name])
 
 
-async def _terminal(heavy: Heavy, tenant: str, turn: OwnedTurn | TurnRow) -> bytes:
+async def _last_line(heavy: Heavy, tenant: str, turn: OwnedTurn | TurnRow) -> bytes:
     if isinstance(turn, OwnedTurn):
         await turn.events.wait_end()
         lines = turn.events.lines
-        if lines and event_type(lines[-1]) in TERMINAL:
+        if lines and event_type(lines[-1]) in ENDS_A_WAIT:
             return lines[-1]
         if turn.error is not None:
             raise turn.error
@@ -134,6 +138,14 @@ async def _terminal(heavy: Heavy, tenant: str, turn: OwnedTurn | TurnRow) -> byt
     following: AsyncGenerator[tuple[int, bytes]] = heavy.reader.follow(row, 0)
     async with contextlib.aclosing(following) as lines_of:
         async for _, line in lines_of:
-            if event_type(line) in TERMINAL:
+            if event_type(line) in TERMINAL or await _pauses(heavy, tenant, turn.turn_id, line):
                 return line
     raise DependencyUnavailable("the turn was accepted and goes on; ask for it by its id", turn_id=turn.turn_id)
+
+
+async def _pauses(heavy: Heavy, tenant: str, turn_id: str, line: bytes) -> bool:
+    """Whether the event says that the turn waits for a person, and it still does."""
+    if event_type(line) != AWAITING_APPROVAL:
+        return False
+    row = await heavy.stores.turns.get(tenant, turn_id)
+    return row is not None and row.state == AWAITING_APPROVAL

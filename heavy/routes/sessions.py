@@ -15,6 +15,7 @@ from common.errors import InvalidRequest, NotFound
 from common.hotstore import keys
 from common.hotstore.protocol import HotStoreUnavailable
 from heavy.routes.state import Heavy, caller_of, heavy_of
+from heavy.turns.notes import tell
 from heavy.turns.stores import SessionRow, StoredMessage
 
 MAX_MESSAGES = 500
@@ -22,18 +23,18 @@ MAX_MESSAGES = 500
 
 async def get_session(request: Request) -> Response:
     """The session's state, with its messages when asked for: ?include=messages&limit=&before=."""
-    heavy, tenant, session_id = _asked(request)
+    heavy, tenant, session_id = asked(request)
     await heavy.mover.settle(tenant, session_id)
     row = await heavy.stores.sessions.get(tenant, session_id)
     if row is None:
         raise NotFound("there is no such session")
-    reply = document(heavy, row)
+    reply = await whole_document(heavy, row)
     include = request.query_params.get("include", "")
     if include not in ("", "messages"):
         raise InvalidRequest("include must be messages", field="include")
     if include:
-        limit = _number(request, "limit", 50, MAX_MESSAGES)
-        before = _number(request, "before", 0, 2**31) or None
+        limit = number(request, "limit", 50, MAX_MESSAGES)
+        before = number(request, "before", 0, 2**31) or None
         stored = await heavy.stores.sessions.messages(tenant, session_id, limit=limit, before_seq=before)
         reply["messages"] = [_message(m) for m in stored]
         reply["before"] = stored[0].turn_seq if stored and stored[0].turn_seq > 1 else None
@@ -42,7 +43,7 @@ async def get_session(request: Request) -> Response:
 
 async def delete_session(request: Request) -> Response:
     """Erases the session: messages, turns, hot state."""
-    heavy, tenant, session_id = _asked(request)
+    heavy, tenant, session_id = asked(request)
     await heavy.mover.settle(tenant, session_id)
     logs = [keys.events(turn_id) for turn_id in await _recent_turns(heavy, tenant, session_id)]
     found = await heavy.stores.sessions.delete(tenant, session_id)
@@ -52,6 +53,7 @@ async def delete_session(request: Request) -> Response:
         found = found or False  # what is hot expires by itself, and is not read without its session in the database
     if not found:
         raise NotFound("there is no such session")
+    await tell(heavy.hotstore, tenant, session_id)
     return JSONResponse({"status": "deleted"})
 
 
@@ -80,11 +82,19 @@ def document(heavy: Heavy, row: SessionRow) -> dict[str, Any]:
             "status": "processing" if row.active else row.status,
             "current_skill": row.current_skill,
         },
+        "handoff": dict(row.handoff) or None,
+        "last_event_id": row.event_seq,
         "message_count": row.message_count,
         "created_at": row.created_at,
         "updated_at": row.updated_at,
         "usage": asdict(row.usage),
     }
+
+
+async def whole_document(heavy: Heavy, row: SessionRow) -> dict[str, Any]:
+    """The same with the turns that await an approval."""
+    awaiting = await heavy.stores.turns.awaiting(row.tenant, row.session_id)
+    return {**document(heavy, row), "awaiting_approval": [turn.turn_id for turn in awaiting]}
 
 
 def _message(stored: StoredMessage) -> dict[str, Any]:
@@ -97,6 +107,8 @@ def _message(stored: StoredMessage) -> dict[str, Any]:
         "content": message.content,
         "at": stored.at,
     }
+    if message.author:
+        reply["author"] = message.author
     if message.tool_calls:
         reply["tool_calls"] = [asdict(c) for c in message.tool_calls]
     if message.tool_call_id:
@@ -104,13 +116,15 @@ def _message(stored: StoredMessage) -> dict[str, Any]:
     return reply
 
 
-def _asked(request: Request) -> tuple[Heavy, str, str]:
+def asked(request: Request) -> tuple[Heavy, str, str]:
+    """Who asks for which session. Raises Unauthorized, Forbidden, InvalidRequest."""
     caller = caller_of(request.scope)
     caller.need("query")
     return heavy_of(request.scope), caller.tenant, check_id(request.path_params["session_id"], "session_id")
 
 
-def _number(request: Request, name: str, default: int, most: int) -> int:
+def number(request: Request, name: str, default: int, most: int) -> int:
+    """A query parameter from 1 to `most`. Raises InvalidRequest naming it."""
     value = request.query_params.get(name)
     if value is None:
         return default

@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.types import Scope
 
+from common.contracts.learned import LearnedRoute
 from common.hotstore.protocol import HotStore
 from common.telemetry.metrics import Metrics
 from common.web.auth import Caller, KeyRing
 from heavy.jobs.journal import JournalMover
+from heavy.llm.types import Gateway
 from heavy.settings import HeavySettings
-from heavy.streaming import TurnReader
+from heavy.streaming import SessionReader, TurnReader
 from heavy.turns.agents import Agents
+from heavy.turns.learning import Learner
 from heavy.turns.life import Turns
+from heavy.turns.notes import Notes
 from heavy.turns.owner import TurnOwner
 from heavy.turns.stores import Stores
+
+# (agent id, text, the learned route of the text) → how the text is routed: what the rule tier of the same process tells.
+Explain = Callable[[str, str, LearnedRoute | None], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Heavy:
-    """The open tier."""
+    """The open tier. `explain` is there only where the rule tier is in the same process."""
 
     settings: HeavySettings
     stores: Stores
     hotstore: HotStore
     agents: Agents
     turns: Turns
+    gateway: Gateway
+    notes: Notes
     reader: TurnReader
+    session_reader: SessionReader
     owner: TurnOwner
     mover: JournalMover
+    learner: Learner
     keys: KeyRing
     metrics: Metrics
+    explain: Explain | None = None
 
 
 def heavy_of(scope: Scope) -> Heavy:

@@ -11,7 +11,7 @@ import orjson
 from common.contracts.events import TERMINAL, event_type, frame
 from common.contracts.problem import problem
 from common.errors import InvalidRequest, LoadsplitError
-from common.web.asgi import Receive, Scope, Send, request_id
+from common.web.asgi import Receive, Scope, Send, header, request_id
 from common.web.sse import SSEWriter
 from heavy.routes.state import Heavy
 from heavy.turns.owner import OwnedTurn
@@ -60,3 +60,16 @@ def cancels_on_disconnect(scope: Scope) -> bool:
     if value not in ("continue", "cancel"):
         raise InvalidRequest("on_disconnect must be continue or cancel", field="on_disconnect")
     return value == "cancel"
+
+
+def starting_after(scope: Scope) -> int:
+    """The event that the reader has seen last: the header Last-Event-ID, else the query parameter starting_after, else 0. Raises
+    InvalidRequest naming the one that is no number."""
+    given = header(scope, b"last-event-id")
+    name, value = "Last-Event-ID", given.decode("latin-1") if given is not None else ""
+    if given is None:
+        name = "starting_after"
+        value = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True).get(name, ["0"])[-1]
+    if not (value.isascii() and value.isdigit()) or len(value) > 9:
+        raise InvalidRequest(f"{name} must be the number of an event", field=name)
+    return int(value)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from common.web import health as pages
 from common.web.middleware import InFlight
 from common.web.openapi import docs, openapi_json
+from heavy.routes.approvals import decide_approval
+from heavy.routes.events import SessionEvents, session_socket
+from heavy.routes.handoff import list_sessions, post_handoff
+from heavy.routes.learned import forget_learned, list_learned, match, propose_rules
 from heavy.routes.page import asset, index
 from heavy.routes.query import QueryEndpoint
 from heavy.routes.sessions import delete_session, get_session
@@ -36,8 +40,17 @@ def resource_routes(inflight: InFlight) -> list[BaseRoute]:
         Route("/api/v1/turns/{turn_id}", get_turn, methods=["GET"]),
         Route("/api/v1/turns/{turn_id}/stream", StreamTurn(), methods=["GET"]),
         Route("/api/v1/turns/{turn_id}/cancel", cancel_turn, methods=["POST"]),
+        Route("/api/v1/turns/{turn_id}/approval", decide_approval, methods=["POST"]),
+        Route("/api/v1/sessions", list_sessions, methods=["GET"]),
         Route("/api/v1/session/{session_id}", get_session, methods=["GET"]),
         Route("/api/v1/session/{session_id}", delete_session, methods=["DELETE"]),
+        Route("/api/v1/session/{session_id}/events", SessionEvents(), methods=["GET"]),
+        WebSocketRoute("/api/v1/session/{session_id}/ws", session_socket),
+        Route("/api/v1/session/{session_id}/handoff", post_handoff, methods=["POST"]),
+        Route("/admin/api/agents/{agent_id}/learned", list_learned, methods=["GET"]),
+        Route("/admin/api/agents/{agent_id}/learned", forget_learned, methods=["DELETE"]),
+        Route("/admin/api/agents/{agent_id}/learned/proposals", propose_rules, methods=["GET"]),
+        Route("/admin/api/agents/{agent_id}/match", match, methods=["POST"]),
         Route("/api/v1/health", health, methods=["GET"]),
         Route("/livez", pages.livez(), methods=["GET"]),
         Route("/readyz", _ready(inflight), methods=["GET"]),

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from common.contracts.query import check_id
-from common.errors import InvalidRequest, NotFound
-from common.web.asgi import Receive, Scope, Send, header
+from common.errors import NotFound
+from common.web.asgi import Receive, Scope, Send
 from heavy.routes.state import Heavy, caller_of, heavy_of
-from heavy.routes.stream import cancels_on_disconnect, send_turn
+from heavy.routes.stream import cancels_on_disconnect, send_turn, starting_after
 from heavy.turns.stores import ACTIVE_STATES, TurnRow
 
 # How much of the journal is moved for one request: under load it never ends.
 JOURNAL_BATCHES = 10
+MOVING_SECONDS = 0.05
 
 
 async def get_turn(request: Request) -> Response:
     """State and result of a turn."""
-    heavy, tenant, turn_id = _asked(request.scope)
+    heavy, tenant, turn_id = asked(request.scope)
     row = await find(heavy, tenant, turn_id)
     return JSONResponse(document(row))
 
 
 async def cancel_turn(request: Request) -> Response:
     """Asks a turn to end; 202 whether it still runs or has ended."""
-    heavy, tenant, turn_id = _asked(request.scope)
+    heavy, tenant, turn_id = asked(request.scope)
     await find(heavy, tenant, turn_id)
     row = await heavy.stores.turns.cancel(tenant, turn_id)
     if row is None:
@@ -38,8 +40,8 @@ async def cancel_turn(request: Request) -> Response:
 
 async def stream_turn(scope: Scope, receive: Receive, send: Send) -> None:
     """Replays what came after Last-Event-ID (or starting_after), then follows live to the terminal event."""
-    heavy, tenant, turn_id = _asked(scope)
-    after = _after(scope)
+    heavy, tenant, turn_id = asked(scope)
+    after = starting_after(scope)
     cancels = cancels_on_disconnect(scope)
     owned = heavy.owner.get(turn_id)
     if owned is not None and owned.tenant == tenant:
@@ -56,10 +58,11 @@ async def find(heavy: Heavy, tenant: str, turn_id: str) -> TurnRow:
     for _ in range(JOURNAL_BATCHES):
         if row is not None:
             return row
-        moved = await heavy.mover.move_batch()
+        if not await heavy.mover.move_batch():
+            if not await heavy.hotstore.journal_size():
+                break
+            await asyncio.sleep(MOVING_SECONDS)  # another replica has it in hand just now
         row = await heavy.stores.turns.get(tenant, turn_id)
-        if not moved:
-            break
     if row is None:
         raise NotFound("there is no such turn")
     return row
@@ -76,24 +79,15 @@ def document(row: TurnRow) -> dict[str, Any]:
         "config_hash": row.config_hash,
         "result": row.reply,
         "error": row.error,
+        "approval": row.approval,
         "created_at": row.created_at,
         "started_at": row.started_at,
         "finished_at": row.finished_at,
     }
 
 
-def _asked(scope: Scope) -> tuple[Heavy, str, str]:
+def asked(scope: Scope) -> tuple[Heavy, str, str]:
+    """Who asks for which turn. Raises Unauthorized, Forbidden, InvalidRequest."""
     heavy, caller = heavy_of(scope), caller_of(scope)
     caller.need("query")
     return heavy, caller.tenant, check_id(scope["path_params"]["turn_id"], "turn_id")
-
-
-def _after(scope: Scope) -> int:
-    given = header(scope, b"last-event-id")
-    name, value = "Last-Event-ID", given.decode("latin-1") if given is not None else ""
-    if given is None:
-        name = "starting_after"
-        value = Request(scope).query_params.get(name, "0")
-    if not value.isdigit() or len(value) > 9:
-        raise InvalidRequest(f"{name} must be the number of an event", field=name)
-    return int(value)

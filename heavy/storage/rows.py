@@ -10,7 +10,7 @@ import orjson
 from common.contracts.journal import JournalEntry
 from common.contracts.query import Usage
 from heavy.llm.types import Message, ToolCall
-from heavy.turns.stores import Accepted, NewTurn, SessionRow, StoredMessage, TurnRow
+from heavy.turns.stores import Accepted, ArmTimer, NewTurn, SessionEvent, SessionRow, StoredEvent, StoredMessage, TimerRow, TurnRow
 
 
 class Row(Protocol):
@@ -42,7 +42,7 @@ def message_json(message: Message) -> str:
 def message_of(content: str) -> Message:
     """The message of `message_json`."""
     doc = orjson.loads(content)
-    return Message(doc["role"], doc["content"], tuple(ToolCall(**c) for c in doc["tool_calls"]), doc["tool_call_id"])
+    return Message(doc["role"], doc["content"], tuple(ToolCall(**c) for c in doc["tool_calls"]), doc["tool_call_id"], doc.get("author"))
 
 
 def usage_of(row: Row) -> Usage:
@@ -73,6 +73,8 @@ def session_of(row: Row) -> SessionRow:
         usage=usage_of(row),
         created_at=row["created_at"],
         updated_at=row["updated_at"],
+        handoff=from_json(row["handoff"]),
+        event_seq=row["event_seq"],
     )
 
 
@@ -98,12 +100,48 @@ def turn_of(row: Row) -> TurnRow:
         created_at=row["created_at"],
         started_at=row["started_at"],
         finished_at=row["finished_at"],
+        approval=from_json(row["approval"]),
+        decision=from_json(row["decision"]),
     )
 
 
 def stored_message_of(row: Row) -> StoredMessage:
     """A row of `messages`."""
     return StoredMessage(row["turn_seq"], row["turn_id"], row["idx"], message_of(row["content"]), row["at"])
+
+
+def event_of(row: Row) -> StoredEvent:
+    """A row of `session_events`."""
+    return StoredEvent(row["id"], row["type"], from_json(row["data"]), row["at"])
+
+
+def event_values(events: Sequence[SessionEvent]) -> list[tuple[str, str | None]]:
+    """The types of the events and their data as text."""
+    return [(e.type, to_json(e.data)) for e in events]
+
+
+def timer_of(row: Row) -> TimerRow:
+    """A row of `timers`."""
+    return TimerRow(
+        tenant=row["tenant"],
+        session_id=row["session_id"],
+        agent_id=row["agent_id"],
+        kind=row["kind"],
+        timer_id=row["timer_id"],
+        position=row["position"],
+        seq=row["seq"],
+        due_at=row["due_at"],
+    )
+
+
+def timer_values(timers: Sequence[ArmTimer]) -> list[tuple[str, str, int, float]]:
+    """Kind, id, position and delay of the timers; of several of one kind the last one counts."""
+    return [(t.kind, t.timer_id, t.position, t.delay_seconds) for t in {t.kind: t for t in timers}.values()]
+
+
+def opening_of(turn: NewTurn) -> str | None:
+    """Message 0 of a turn as text, None for one that nobody's words begin."""
+    return None if turn.user_message is None else message_json(Message("user", turn.user_message, author=turn.author))
 
 
 def accepted_of(row: Row, turn: NewTurn, owner: str, lease_seconds: float) -> Accepted:

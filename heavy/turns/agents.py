@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from common.errors import InvalidRequest
 from common.workflow.schema import Workflow
@@ -31,8 +31,11 @@ class Agents:
     @property
     def hosts(self) -> frozenset[str]:
         """The hosts that the operator's files name literally."""
-        actions = (a for agent in self._agents.values() for a in agent.actions.values())
-        return frozenset(a.endpoint.host for a in actions if a.endpoint is not None)
+        return frozenset(host for agent in self._agents.values() for host in agent.hosts)
+
+    def all(self) -> Iterable[CompiledWorkflow]:
+        """Every agent."""
+        return self._agents.values()
 
     def serves(self, agent_id: str) -> bool:
         """Whether there is an agent of that id."""

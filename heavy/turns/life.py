@@ -17,16 +17,19 @@ from typing import Any
 
 from common.contracts.query import Query
 from common.contracts.ticket import Plan
-from common.errors import DeadlineExceeded, Internal, InvalidRequest, LoadsplitError, Overloaded
+from common.errors import DeadlineExceeded, Internal, InvalidRequest, LoadsplitError, NotFound, Overloaded
 from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
 from common.telemetry.metrics import Metrics
-from heavy.turns import window
+from heavy.actions.compiled import CompiledWorkflow
+from heavy.agent.steps import ApprovalDecision
+from heavy.turns import approval, timers, window
 from heavy.turns.agents import Agents
+from heavy.turns.approval import yes_or_no
 from heavy.turns.log import TurnLog
 from heavy.turns.owner import LEASE_SECONDS, OwnedTurn, TurnOwner
 from heavy.turns.run import Run, RunParts
-from heavy.turns.stores import Accepted, DatabaseUnavailable, LeaseLost, NewTurn, Stores, TurnRow
+from heavy.turns.stores import Accepted, DatabaseUnavailable, LeaseLost, NewTurn, Outrun, Stores, TimerRow, TurnRow
 
 WAIT_POLL_SECONDS = 1.0
 log = logging.getLogger(__name__)
@@ -68,9 +71,13 @@ class Turns:
 
         Raises Overloaded before anything is stored, InvalidRequest for an unknown agent, DependencyUnavailable when the database is away.
         """
-        if self.room <= 0:
-            raise Overloaded("this node takes no further turn now", retry_after=1)
         agent = self._agents.choose(query.agent_id)
+        if self.room <= 0:
+            raise Overloaded("this node takes no further turn now", retry_after=1, **_busy(agent))
+        if agent.asks_persons and (answer := yes_or_no(query.message)) is not None:
+            awaiting = await self._stores.turns.awaiting(tenant, query.session_id)
+            if awaiting:
+                return await self.decide(awaiting[-1], None, ApprovalDecision(answer, by="user"))
         request = {
             "message": query.message,
             "user_id": query.user_id,
@@ -90,9 +97,70 @@ class Turns:
             request=request,
             plan=asdict(plan) if plan else None,
         )
-        self._accepting += 1
+        return await self._accept(new)
+
+    async def fire(self, timer: TimerRow, agent: CompiledWorkflow) -> bool:
+        """Runs a due timer as a turn; False when it has no place any more: it is not in the file, or its session has gone on. Repeating it
+        for the same timer runs nothing twice."""
+        found = timers.named(agent.workflow, timer.timer_id)
+        if found is None:
+            return False
+        position, declared = found
+        note = timers.note(declared)
+        new = NewTurn(
+            tenant=timer.tenant,
+            session_id=timer.session_id,
+            turn_id=timers.turn_id(timer),
+            agent_id=agent.workflow.agent_id,
+            user_id=None,
+            config_hash=agent.workflow.config_hash,
+            user_message=note,
+            author="timer",
+            after_seq=timer.seq,
+            request={"message": note or "", "timer": timers.request(declared, position)},
+        )
         try:
-            peeked, _ = await asyncio.gather(window.peek(self._hotstore, tenant, query.session_id), self._settle(tenant, query.session_id))
+            await self._accept(new)
+        except Outrun:
+            return False
+        return True
+
+    async def decide(self, row: TurnRow, call_id: str | None, decision: ApprovalDecision) -> OwnedTurn | TurnRow:
+        """Stores a person's decision on one call of a turn that awaits an approval (on all its open calls without `call_id`); once all are
+        decided the turn goes on here. Deciding the same twice changes nothing.
+
+        Raises Conflict where there is nothing to decide or it was decided otherwise, NotFound for a call that is not asked about.
+        """
+        merged, complete = approval.merge(row, call_id, decision)
+        if row.state != "awaiting_approval" or merged == row.approval:
+            return self._owner.get(row.turn_id) or row
+        here = complete and not self.draining
+        decided = await self._stores.turns.decide(
+            row.tenant,
+            row.turn_id,
+            before=row.approval or {},
+            approval=merged,
+            resume=complete,
+            owner=self._owner.name if here else "",
+            lease_seconds=LEASE_SECONDS if here else 0,
+            events=approval.events(row, merged),
+        )
+        if decided is None:  # somebody else was quicker: what they decided is judged as an earlier decision
+            fresh = await self._stores.turns.get(row.tenant, row.turn_id)
+            if fresh is None:
+                raise NotFound("there is no such turn")
+            return await self.decide(fresh, call_id, decision)
+        with contextlib.suppress(HotStoreUnavailable):  # watchers also look for themselves
+            await self._hotstore.publish(keys.session_channel(row.tenant, row.session_id), b"")
+        if (paused := self._owner.get(row.turn_id)) is not None:
+            await paused.events.flush()  # what goes on must find all events of what has paused
+        return self.resume(decided) if here else decided
+
+    async def _accept(self, new: NewTurn) -> OwnedTurn | TurnRow:
+        self._accepting += 1
+        tenant, session_id, turn_id = new.tenant, new.session_id, new.turn_id
+        try:
+            peeked, _ = await asyncio.gather(window.peek(self._hotstore, tenant, session_id), self._settle(tenant, session_id))
             accepted = await self._stores.turns.accept(new, owner=self._owner.name, lease_seconds=LEASE_SECONDS)
         finally:
             self._accepting -= 1
@@ -108,10 +176,12 @@ class Turns:
         """How many more turns this node takes now."""
         return 0 if self.draining else self._max_inflight - len(self._owner) - self._accepting
 
-    def resume(self, row: TurnRow) -> None:
-        """Goes on with a turn that was taken over from a dead node (or from this one, when it was frozen past its lease)."""
+    def resume(self, row: TurnRow) -> OwnedTurn:
+        """Goes on with a turn that was taken over from a dead node (or from this one, when it was frozen past its lease), or whose calls a
+        person has decided on."""
         turn = self._own(row, TurnLog(self._hotstore, row.turn_id))
         self._start(turn, self._live_again(turn, row))
+        return turn
 
     async def drain(self, seconds: float) -> None:
         """Takes no new turn and waits for the running ones. What has not ended by then is left to its lease: another node goes on."""
@@ -169,7 +239,8 @@ class Turns:
                 turn.cancelled = "cancelled"
             run = Run(self._parts, self._agents.of_turn(row.agent_id), session, row, turn.events)
             others = await self._run(turn, run, peeked, request_id)
-            self._metrics.turns_total.labels(run.state).inc()
+            if run.state != "awaiting_approval":
+                self._metrics.turns_total.labels(run.state).inc()
         except (LeaseLost, asyncio.CancelledError) as e:
             # another node has the turn, or this one shuts down: the row stays as it is and the lease decides
             if turn.lost or (isinstance(e, LeaseLost) and turn.error is None):
@@ -235,6 +306,11 @@ class Turns:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(WAIT_POLL_SECONDS, left)):
                         await turn.wake.wait()
+
+
+def _busy(agent: CompiledWorkflow) -> dict[str, str]:
+    """What a chat front end may show when the agent takes no message now."""
+    return {"message": agent.workflow.busy_message} if agent.workflow.busy_message else {}
 
 
 def _loop_time(deadline: float | None) -> float | None:

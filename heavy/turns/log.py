@@ -1,7 +1,8 @@
 """The event log of one turn: numbered events, kept here while it runs and copied to the hot store for other replicas and late readers.
 
-Numbers are given once, by the running turn, so that a live stream and a replay show the same ids. Deltas that arrive while a write to
-the hot store is under way go out together with the next one. It knows no SSE and no database.
+Numbers are given once, by the running turn, so that a live stream and a replay show the same ids. A reader sees an event once the hot store
+has it (or cannot take it): what was seen is there for the node that goes on. Deltas that arrive while a write is under way go out together
+with the next one. It knows no SSE and no database.
 """
 
 from __future__ import annotations
@@ -29,20 +30,25 @@ class TurnLog:
         self.abandoned = False
         self.committed = False  # the turn's end is in the database: nothing may stop its run any more
         self._hotstore = hotstore
+        self._keep: float = keys.EVENTS_TTL
         self._stored = 0
+        self._alone = False  # the hot store does not take events now: readers see them all the same
         self._in_doubt: int | None = None  # where a batch ends that the hot store may or may not have taken
         self._overtaken = False
         self._news = asyncio.Event()
         self._awaited = False
         self._writer: asyncio.Task[None] | None = None
 
-    def emit(self, event: Event) -> None:
-        """Numbers an event and hands it to every reader. After the terminal event nothing follows."""
+    def emit(self, event: Event, keep: float = keys.EVENTS_TTL) -> None:
+        """Numbers an event and hands it to every reader; the log is kept for that many seconds from now. After the terminal event nothing
+        follows."""
         if self.ended:
             return
+        self._keep = keep
         self.lines.append(payload(event))
         self.ended = event.type in TERMINAL
-        self._wake()
+        if self._alone or self.ended:
+            self._wake()
         if not self._overtaken and (self._writer is None or self._writer.done()):
             self._writer = asyncio.create_task(self._write(), name=f"log {self.turn_id}")
 
@@ -70,10 +76,10 @@ class TurnLog:
         from the model so leave in one write to the client."""
         position = after
         while True:
-            while lines := self.lines[position : position + MAX_BATCH]:
+            while lines := self.lines[position : min(position + MAX_BATCH, self._shown)]:
                 yield position + 1, lines
                 position += len(lines)
-            if self.ended:
+            if self.ended and (self.abandoned or position >= len(self.lines)):
                 return
             await self._next()
 
@@ -90,6 +96,11 @@ class TurnLog:
     def text(self) -> str:
         """The concatenation of all text deltas so far: what the user has seen."""
         return text_of(self.lines)
+
+    @property
+    def _shown(self) -> int:
+        """How many events readers may see."""
+        return len(self.lines) if self._alone else self._stored
 
     async def _next(self) -> None:
         self._awaited = True
@@ -108,12 +119,16 @@ class TurnLog:
             end = self._in_doubt or len(self.lines)
             self._in_doubt = end
             try:
-                if not await self._hotstore.log_append(key, self._stored, self.lines[self._stored : end], keys.EVENTS_TTL):
-                    self._overtaken = True  # another attempt writes this log now, or the hot store was wiped
-                    return
+                if not await self._hotstore.log_append(key, self._stored, self.lines[self._stored : end], self._keep):
+                    self._overtaken = self._alone = True  # another attempt writes this log now, or the hot store was wiped
             except HotStoreUnavailable:
-                return  # readers on this node still have everything; the rest is rebuilt from the database at the end
-            self._stored, self._in_doubt = end, None
+                self._alone = True  # readers on this node still have everything; the rest is rebuilt from the database at the end
+            else:
+                if not self._overtaken:
+                    self._stored, self._in_doubt, self._alone = end, None, False
+            self._wake()
+            if self._alone:
+                return
 
 
 def text_of(lines: Sequence[bytes]) -> str:

@@ -1,4 +1,5 @@
-"""One attempt at a turn: load, greet, decide, act, commit. It ends in exactly one of `go`, `fail` and `cancel`.
+"""One attempt at a turn: load, greet, decide, act, commit. It ends in exactly one of `go`, `fail` and `cancel`; `go` may pause it instead,
+for a person to approve a call, and a later attempt goes on.
 
 The final message is by construction the concatenation of the text deltas that were emitted. Nothing is told to the reader as complete
 before the database has it.
@@ -9,52 +10,59 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import orjson
 
-from common.contracts import gate
-from common.contracts.events import Event
+from common.contracts import gate, session_events
+from common.contracts.events import AWAITING_APPROVAL, Event
 from common.contracts.problem import problem
-from common.contracts.query import Reply, Route, Usage
+from common.contracts.query import Reply, Route, Status, Usage
 from common.contracts.salutation import is_salutation
 from common.contracts.ticket import Plan
 from common.endpoints.call import HttpCaller
 from common.errors import LoadsplitError
+from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
 from heavy.actions.compiled import CompiledWorkflow
-from heavy.actions.context import ActionContext, ActionResult
+from heavy.actions.context import ActionContext, ActionResult, Knowledge
 from heavy.actions.dispatch import act
-from heavy.agent.said import SEPARATOR, said_before
-from heavy.agent.steps import Delta, Step, ToolEnded, ToolStarted
+from heavy.actions.knowledge import start_knowledge
+from heavy.agent.mcp_tools import McpTools
+from heavy.agent.said import SEPARATOR, said_before, shown_parts
+from heavy.agent.steps import Delta, Routed, Step, ToolEnded, ToolStarted
 from heavy.llm.types import Gateway, LLMCallFailed, Message
-from heavy.turns import window
-from heavy.turns.decide import Decision, decide
+from heavy.turns import approval, window
+from heavy.turns.aftermath import aftermath
+from heavy.turns.decide import Decision, asks_model, decide
 from heavy.turns.gates import Gates
+from heavy.turns.learning import Learner
 from heavy.turns.log import TurnLog
-from heavy.turns.stores import Fence, Finish, SessionRow, Stores, TurnRow
+from heavy.turns.stores import Fence, Finish, SessionEvent, SessionRow, Stores, TurnRow
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class RunParts:
-    """What every run needs."""
+    """What every run needs. `mcp` are the tools of MCP servers, by agent id."""
 
     stores: Stores
     hotstore: HotStore
     gateway: Gateway
     caller: HttpCaller
     gates: Gates
+    learner: Learner | None = None
+    mcp: Mapping[str, McpTools] = field(default_factory=dict)
 
 
 class Run:
     """A claimed turn on its way to its end. `state` is how it ended."""
 
     def __init__(self, parts: RunParts, agent: CompiledWorkflow, session: SessionRow, row: TurnRow, events: TurnLog) -> None:
-        self.state: Literal["done", "failed", "cancelled"] = "done"
+        self.state: Literal["done", "failed", "cancelled", "awaiting_approval"] = "done"
         self.deadline: float | None = row.request.get("deadline")
         self.agent_id = row.agent_id
         self._parts = parts
@@ -65,11 +73,14 @@ class Run:
         self._fence = Fence(row.tenant, row.session_id, row.turn_id, row.attempt)
         self._plan = Plan(**row.plan) if row.plan else None
         self._message: str = row.request["message"]
+        self._timer: Mapping[str, Any] | None = row.request.get("timer")
         self._greeting = gate.greeting_hash(agent.workflow.greeting)
         self._history: list[Message] = []
-        self._transcript: list[Message] = [Message("user", self._message)]
+        self._transcript: list[Message] = [Message("user", self._message)] if self._message else []
         self._usage = Usage()
         self._said: list[str] = []
+        self._route: Route | None = None
+        self._unstored: Decision | None = None  # what was decided, until the first step is committed
         self._shown: str | None = None  # on a later attempt: the answer's text that the log has already
 
     async def go(self, peeked: bytes | None) -> bool:
@@ -84,7 +95,9 @@ class Run:
             self._shown = text.removeprefix(f"{self._agent.workflow.greeting}\n\n")
         self._history = await window.load(peeked, parts.stores.sessions, row.tenant, row.session_id, row.seq)
         self._emit_once("start", {"turn_id": row.turn_id, "session_id": row.session_id, "config_hash": self._agent.workflow.config_hash})
-        if self._session.status == "transferred":
+        if self._timer is not None:
+            return await self._fire(self._timer)
+        if self._session.status == "transferred" and row.approval is None:
             muted = ActionResult("", status="transferred", session_status="transferred")
             return await self._end(Route("heavy", "system", None, "conversation"), muted)
         if is_salutation(self._message) and (self._needs_greeting() or self._greeted_before()):
@@ -93,11 +106,54 @@ class Run:
             if not self._said:
                 self._say(greeting)
             return await self._end(route, ActionResult.said(greeting))
-        decision = await self._decide()
-        self._emit_once("route", decision.route)
-        if self._needs_greeting():
+        async with self._knowledge() as knowledge:
+            decision = await self._decide()
+            if decision.kind != "router":
+                self._open(decision.route)
+            result = await self._act(decision, knowledge=knowledge)
+        others = await self._end(self._route or decision.route, result)
+        if parts.learner is not None and self.state == "done":
+            parts.learner.observe(self._agent, row, decision, self._usage, [*self._transcript, *result.messages])
+        return others
+
+    def _open(self, route: Route) -> None:
+        """Tells the route, once it is known, and greets. A later attempt keeps the route that was told."""
+        told = _logged_route(self._events)
+        self._route = route if told is None else Route(**told)
+        self._emit_once("route", route)
+        if self._needs_greeting() and not self._agent.is_silent(route.action_type, route.action_target):
             self._say((self._agent.workflow.greeting or "") + "\n\n")
-        return await self._end(decision.route, await self._act(decision))
+
+    @contextlib.asynccontextmanager
+    async def _knowledge(self) -> AsyncIterator[Knowledge | None]:
+        """Asks the knowledge tool beside the first LLM call, where there will be one."""
+        query = None
+        if asks_model(self._agent, self._session, self._plan):
+            ctx, row = self._context(), self._row
+            query = start_knowledge(
+                self._agent.knowledge, ctx.caller, ctx.variables, message=self._message, turn_id=row.turn_id, deadline=self.deadline
+            )
+        try:
+            yield query
+        finally:
+            if query is not None:
+                await query.aclose()
+
+    async def _fire(self, timer: Mapping[str, Any]) -> bool:
+        """A timer's turn: its message, or its action; where it has both, its message stands for the action's own words."""
+        spoken, kind = timer["message"], timer["action_type"]
+        decision = Decision(kind, timer["action_target"])
+        self._emit_once("route", decision.route)
+        if kind == "message":
+            session = self._session
+            result = ActionResult.said(spoken, session_status=session.status, current_skill=session.current_skill)
+        else:
+            result = await self._act(decision, aloud=not spoken)
+        if spoken and result.reason != "awaiting_approval":
+            if not self._said:
+                self._say(spoken)
+            result = replace(result, text=spoken, messages=(Message("assistant", spoken),))
+        return await self._end(decision.route, result)
 
     async def fail(self, error: LoadsplitError, request_id: str) -> bool:
         """Ends the turn with an error: what was said stays in the history, the session stays usable."""
@@ -113,6 +169,8 @@ class Run:
         return await self._finish("cancelled", event=Event("cancelled", {"reason": reason}))
 
     async def _decide(self) -> Decision:
+        if self._row.decision is not None:
+            return Decision.of_json(self._row.decision)
         told = _logged_route(self._events)
         if told is not None and told["matched_by"] != "llm":  # an intent's parameters are not in the log: match again
             groups = self._plan.groups if self._plan else {}
@@ -127,13 +185,16 @@ class Run:
             parts.gateway,
             deadline=self.deadline,
             hidden=self._row.request.get("context") or (),
+            handed_back=self._session.handoff.get("summary"),
         )
         self._usage.add(decision.usage)
+        self._unstored = decision
         return decision
 
-    async def _act(self, decision: Decision) -> ActionResult:
+    def _context(self) -> ActionContext:
+        """What actions see of this turn, as far as it is known before one is chosen."""
         request, row, parts = self._row.request, self._row, self._parts
-        context = ActionContext(
+        return ActionContext(
             compiled=self._agent,
             gateway=parts.gateway,
             caller=parts.caller,
@@ -146,19 +207,28 @@ class Run:
             turn_id=row.turn_id,
             context=request.get("context") or {},
             profile=self._session.profile,
-            groups=decision.groups,
             escalated=self._plan.escalated if self._plan else None,
             deadline=self.deadline,
             streaming=bool(request.get("streaming")),
             shown=self._shown,
+            decisions=approval.decisions(row.approval),
+            spent=row.usage,
+            began=row.started_at if row.approval is None else None,  # the time that persons took does not count
+            handed_back=self._session.handoff.get("summary"),
+            mcp=parts.mcp.get(self.agent_id),
         )
+
+    async def _act(self, decision: Decision, *, knowledge: Knowledge | None = None, aloud: bool = True) -> ActionResult:
+        context = replace(self._context(), groups=decision.groups, knowledge=knowledge)
         result: ActionResult | None = None
         async with contextlib.aclosing(act(context, decision.intent)) as items:
             async for item in items:
                 if isinstance(item, Delta):
-                    self._say(item.text)
+                    self._say(item.text if aloud else "")
                 elif isinstance(item, Step):
                     await self._commit(item)
+                elif isinstance(item, Routed):
+                    self._open(Route("heavy", item.kind, item.target, decision.matched_by))
                 elif isinstance(item, ToolStarted):
                     call = item.call
                     self._events.emit(Event("tool_call", {"call_id": call.id, "name": call.name, "arguments": item.arguments}))
@@ -171,15 +241,49 @@ class Run:
 
     async def _commit(self, step: Step) -> None:
         self._usage.add(step.usage)
-        await self._parts.stores.turns.step(self._fence, first_idx=len(self._transcript), messages=step.messages, usage=self._usage)
+        decision, self._unstored = self._unstored, None
+        await self._parts.stores.turns.step(
+            self._fence,
+            first_idx=len(self._transcript),
+            messages=step.messages,
+            usage=self._usage,
+            decision=decision.as_json() if decision else None,
+        )
         self._transcript.extend(step.messages)
 
     async def _end(self, route: Route, result: ActionResult) -> bool:
         self._emit_once("route", route)
         self._usage.add(result.usage)
-        message = "".join(self._said)
-        reply = Reply(self._row.session_id, message, result.status, self._row.turn_id, route, self._usage, self._agent.workflow.config_hash)
+        if result.reason == "awaiting_approval":
+            return await self._pause(route, result)
+        reply = self._reply(route, "".join(self._said), result.status)
         return await self._finish("done", reply=reply, result=result, event=Event("complete", reply))
+
+    def _reply(self, route: Route, message: str, status: Status) -> Reply:
+        row = self._row
+        return Reply(row.session_id, message, status, row.turn_id, route, self._usage, self._agent.workflow.config_hash)
+
+    async def _pause(self, route: Route, result: ActionResult) -> bool:
+        """Leaves the turn to whoever decides on its calls. A caller that waits for a reply is told what is asked."""
+        self.state = "awaiting_approval"
+        await self._events.flush()  # the attempt that goes on, wherever that is, begins with all of them
+        row, asked = self._row, approval.ask(result.held, row_approval=self._row.approval)
+        question = approval.question(self._agent.workflow, asked, self._message)
+        reply = self._reply(route, SEPARATOR.join([*filter(None, ["".join(self._said)]), question]), "queued")
+        told = {"turn_id": row.turn_id, "calls": asked["calls"]}
+        after = await self._parts.stores.turns.pause(
+            self._fence,
+            first_idx=len(self._transcript),
+            messages=result.messages,
+            usage=self._usage,
+            approval=asked,
+            reply=_json(reply),
+            events=[SessionEvent(session_events.AWAITING_APPROVAL, {"session_id": row.session_id, **told})],
+        )
+        self._events.committed = True
+        await asyncio.gather(self._parts.gates.show(after), self._publish())
+        self._events.emit(Event(AWAITING_APPROVAL, {**told, "message": question}), keep=keys.PAUSED_TTL)
+        return after.active > 0
 
     async def _finish(
         self,
@@ -193,6 +297,7 @@ class Run:
         session = self._session
         if result is None:  # a turn that did not come to its end leaves the session as it was, with what the user saw
             result = ActionResult.said(self._not_committed(), session_status=session.status, current_skill=session.current_skill)
+        then = aftermath(self._agent, session, self._row, result, "".join(self._said))
         greeting = self._greeting if self._said or session.greeting == self._greeting else session.greeting
         after = await self._parts.stores.turns.finish(
             self._fence,
@@ -200,18 +305,23 @@ class Run:
                 state=state,
                 first_idx=len(self._transcript),
                 messages=result.messages,
-                reply=orjson.loads(orjson.dumps(reply)) if reply else None,  # a tenth of the cost of dataclasses.asdict
+                reply=_json(reply) if reply else None,
                 error=error,
                 usage=self._usage,
-                session_status=result.session_status,
+                session_status=None if session.status == "transferred" else result.session_status,  # a human ends that, not a turn
                 current_skill=result.current_skill,
                 greeting=greeting,
                 config_hash=self._agent.workflow.config_hash,
-                profile=result.profile,
+                profile=_patched(session.profile, result.profile) if result.profile else None,
+                handoff=then.handoff,
+                events=then.events,
+                timers=then.timers,
             ),
         )
         self._events.committed = True
         await self._warm(after, [*self._history, *self._transcript, *result.messages])
+        if then.events:
+            await self._publish()
         self._events.emit(event)
         return after.active > 0
 
@@ -221,13 +331,19 @@ class Run:
         with contextlib.suppress(HotStoreUnavailable):  # without a window the next turn reads the database
             await asyncio.gather(self._parts.gates.show(session), window.save(hotstore, row.tenant, row.session_id, row.seq, messages))
 
+    async def _publish(self) -> None:
+        """Wakes whoever watches the session; what they read is in the database."""
+        with contextlib.suppress(HotStoreUnavailable):  # they also look for themselves
+            await self._parts.hotstore.publish(keys.session_channel(self._row.tenant, self._row.session_id), b"")
+
     def _not_committed(self) -> str:
-        """What the user saw that stands in no committed message: a greeting before an answer never does."""
+        """What the user saw that stands in no committed message of the assistant: a greeting before an answer never does."""
         seen = "".join(self._said)
         if len(seen) > len(greeting := f"{self._agent.workflow.greeting}\n\n"):
             seen = seen.removeprefix(greeting)
         committed = SEPARATOR.join(said_before(self._transcript))
-        return seen.removeprefix(committed).strip() if committed else seen
+        rest = seen.removeprefix(committed).strip() if committed else seen
+        return SEPARATOR.join(filter(None, [*shown_parts(self._transcript), rest]))
 
     def _greeted_before(self) -> bool:
         """Whether an earlier attempt has shown the greeting as the whole answer."""
@@ -235,7 +351,9 @@ class Run:
         return told is not None and told["action_type"] == "greeting"
 
     def _needs_greeting(self) -> bool:
-        return bool(self._greeting) and self._session.greeting != self._greeting and not self._said
+        """A closed session that a message opens again is greeted like a new one."""
+        greeted = self._session.greeting == self._greeting and self._session.status != "closed"
+        return bool(self._greeting) and not greeted and not self._said
 
     def _say(self, text: str) -> None:
         if text:
@@ -255,3 +373,12 @@ def _logged_route(events: TurnLog) -> dict[str, Any] | None:
         if doc["type"] == "route":
             return doc["data"]
     return None
+
+
+def _patched(profile: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """The profile after a patch, in which null removes a field."""
+    return {name: value for name, value in {**profile, **patch}.items() if value is not None}
+
+
+def _json(reply: Reply) -> dict[str, Any]:
+    return orjson.loads(orjson.dumps(reply))  # a tenth of the cost of dataclasses.asdict

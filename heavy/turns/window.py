@@ -56,4 +56,4 @@ async def save(hotstore: HotStore, tenant: str, session_id: str, seq: int, messa
 
 def _message(doc: dict) -> Message:
     calls = tuple(ToolCall(**c) for c in doc["tool_calls"])
-    return Message(doc["role"], doc["content"], calls, doc["tool_call_id"])
+    return Message(doc["role"], doc["content"], calls, doc["tool_call_id"], doc.get("author"))

@@ -11,10 +11,12 @@ from zoneinfo import ZoneInfo
 import re2
 
 from common.errors import ConfigInvalid
-from common.workflow.schema import ActionKind, Ruled, Skill, When, Workflow
+from common.workflow.placeholders import variables_of
+from common.workflow.schema import ActionKind, Ruled, Skill, Tool, When, Workflow
 from lightweight.matching.fold import fold, fold_pattern
 from lightweight.matching.match import Action, Condition, Matcher, Rule
 
+Tier = Literal["lightweight", "heavy"]
 _SECTIONS = {"flow": "flows", "tool": "tools", "skill": "skills", "system": "system_actions"}
 # A program of this size costs at most milliseconds on the longest message (32 KB), even where RE2 falls back to its NFA.
 MAX_PROGRAM = 20_000
@@ -44,6 +46,7 @@ def compile_rules(workflow: Workflow) -> Matcher:
     # stable: actions of equal priority stay in order of definition, and so do the patterns of one action
     for kind, action, path in sorted(_ruled(workflow), key=lambda item: -item[1].priority):
         excludes, condition = _shared_parts(kind, action, path, problems)
+        tier = tier_of(kind, action)
         for i, pattern in enumerate(action.trigger_patterns):
             source = _source(pattern, action.match_type)
             complaint = None
@@ -53,7 +56,7 @@ def compile_rules(workflow: Workflow) -> Matcher:
                 complaint = _compile_complaint(pattern, source)  # the filter does not tell why
             else:
                 complaint = _weight_complaint(pattern, regexp.programsize, literal=action.match_type != "regex")
-                rules.append(_rule(kind, action, pattern, regexp, excludes, condition))
+                rules.append(_rule(kind, action, tier, pattern, regexp, excludes, condition))
             if complaint:
                 problems.append(_problem(f"{path}.trigger_patterns[{i}]", kind, action, pattern, complaint))
     if problems:
@@ -95,14 +98,16 @@ def _shared_parts(kind: ActionKind, action: Action, path: str, problems: list[di
         return (), None
 
 
-def _rule(kind: ActionKind, action: Action, pattern: str, regexp: Any, excludes: tuple[Any, ...], when: Condition | None) -> Rule:
+def _rule(
+    kind: ActionKind, action: Action, tier: Tier, pattern: str, regexp: Any, excludes: tuple[Any, ...], when: Condition | None
+) -> Rule:
     names = regexp.groupindex if regexp.groups and action.match_type == "regex" else {}
     return Rule(
         kind=kind,
         action=action,
         pattern=pattern,
         priority=action.priority,
-        tier=tier_of(kind, action),
+        tier=tier,
         interrupts=action.interrupts,
         regexp=regexp if names else None,  # rules with named groups are run once more when they win
         groups=tuple(names.items()),
@@ -113,11 +118,14 @@ def _rule(kind: ActionKind, action: Action, pattern: str, regexp: Any, excludes:
     )
 
 
-def tier_of(kind: ActionKind, action: Ruled) -> Literal["lightweight", "heavy"]:
-    """Who runs an action that a rule chose: agent skills and system actions need heavy, the rest is one HTTP call or none."""
+def tier_of(kind: ActionKind, action: Ruled) -> Tier:
+    """Who runs an action that a rule chose. Heavy alone knows sessions: it runs agent skills, system actions, tools that a person must
+    approve, and what takes something from the user's profile; the rest is one HTTP call or none."""
     if kind == "system" or (isinstance(action, Skill) and action.execution_mode == "agent"):
         return "heavy"
-    return "lightweight"
+    if isinstance(action, Tool) and action.approval:
+        return "heavy"
+    return "heavy" if "profile" in variables_of(action) else "lightweight"
 
 
 def _options() -> re2.Options:

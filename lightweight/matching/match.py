@@ -84,14 +84,18 @@ class Rule:
 
 @dataclass(slots=True)
 class Match:
-    """The rule that wins. `groups` are cut from the original text; `ambiguous` means that the agent wants the LLM to choose instead."""
+    """The rule that wins. `groups` are cut from the original text; `ambiguous` means that the agent wants the LLM to choose instead.
+
+    A learned route takes the same form: it has no pattern, and `arguments` in place of groups.
+    """
 
     kind: ActionKind
     action: Action
-    pattern: str
+    pattern: str | None
     groups: Mapping[str, str]
     index: int
     ambiguous: bool = False
+    arguments: Mapping[str, Any] | None = None
 
 
 @dataclass(slots=True)

@@ -46,6 +46,11 @@ class Result:
         value = self.value
         return isinstance(value, dict) and bool(value.get("error"))
 
+    @property
+    def shown(self) -> bool:
+        """Whether the content says that the user has read it as it stands."""
+        return "[The user has read this" in self.content
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:

@@ -32,6 +32,8 @@ _REFUSED = frozenset({"eligible", "allowed", "returnable", "ok", "success", "ava
 _CHANGES = re.compile(
     r"^(create|submit|start|open|make|place|cancel|refund|update|change|send|book|apply|issue|register|request|report|delete|close|schedule|file|add|set)(_|$)"
 )
+SUMMARY = 400  # characters that stay of a conversation which is to be summed up
+_ENDS_SESSION = "System action"  # how an agent describes its own actions as tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ def decide(asked: Asked) -> Decision:
     """The answer to any request."""
     if asked.schema is not None:
         return Decision(json.dumps(_by_schema(asked.schema, asked), ensure_ascii=False))
+    if asked.purpose == "compaction":
+        return Decision("So far: " + " / ".join(line for line in asked.user.splitlines() if line.strip())[:SUMMARY])
     if not asked.tools or asked.choice == "none":
         return Decision(report(asked.results, asked.chinese) if asked.results else _chat(asked))
     if asked.choice == "required":
@@ -74,6 +78,8 @@ def _work(asked: Asked) -> Decision:
     done = next((t for t in asked.tools if t.name.split("__")[-1] == DONE), None)
     if _THANKS.search(asked.user) or (_NEVER_MIND.search(asked.user) and not asked.results):
         return _finish(done, "不客气，还有需要随时找我。" if asked.chinese else "You're welcome. I'm here if you need anything else.")
+    if asked.results and asked.results[-1].shown:
+        return _finish(done, "")
     missing: list[tuple[Tool, str]] = []
     goal = False
     if not _stopped(asked.results) and len(asked.results) < MAX_CALLS_A_TURN:
@@ -101,6 +107,8 @@ def _plan(asked: Asked, done: Tool | None) -> list[Tool]:
     called = {r.name for r in asked.results} | {r.name for r in asked.earlier if _known(r, asked)}
     created = {r.name for r in asked.earlier if _CHANGES.search(r.name) and not r.failed}
     tools = [t for t in asked.tools if t is not done]
+    if asked.results:  # who has found something tells it, and does not end the session instead
+        tools = [t for t in tools if not t.description.startswith(_ENDS_SESSION)]
     scores = dict(zip((t.name for t in tools), nearest(" ".join(asked.users[-4:]), [(t.name, t.description) for t in tools]), strict=True))
     if any(_CHANGES.search(r.name) and not r.failed for r in asked.results):
         return []  # what the user came for is done

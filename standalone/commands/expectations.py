@@ -1,6 +1,7 @@
 """Holds one test of a workflow file against the rules: what they decide is compared, what an LLM or an API decides is left open.
 
-A test's turns are walked through as one session would be: a conversation, a hand-over or a closed session keeps rules from answering.
+A test's turns are walked through as one session would be: a conversation or a hand-over keeps rules from answering, a closed session opens
+again, a call that somebody must approve waits for a yes.
 """
 
 from __future__ import annotations
@@ -13,12 +14,21 @@ from common.contracts.salutation import is_salutation
 from common.endpoints.answer import variables_for
 from common.endpoints.template import Template
 from common.workflow.placeholders import placeholders
-from common.workflow.schema import Flow, Skill, SystemAction, Workflow, WorkflowTest
+from common.workflow.schema import Flow, Skill, SystemAction, Tool, Workflow, WorkflowTest
+from heavy.turns.approval import yes_or_no
 from lightweight.matching.compile import tier_of
 from lightweight.matching.match import Match, Matcher
 
-State = Literal["ready", "in_conversation", "transferred", "closed"]
-_AFTER: dict[str, State] = {"handoff": "transferred", "close": "closed"}
+Status = Literal["ready", "in_conversation", "transferred", "closed"]
+_AFTER: dict[str, Status] = {"handoff": "transferred", "close": "closed"}
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A session between two turns. `asked` is the match whose call waits for somebody's approval."""
+
+    status: Status = "ready"
+    asked: Match | None = None
 
 
 @dataclass(slots=True)
@@ -44,11 +54,24 @@ class Turn:
     """One turn as it may go: the state of the session before it, whether the greeting answers, else the rule that does."""
 
     text: str
-    state: State = "ready"
+    state: State = State()
     greeted: bool = False
     match: Match | None = None
     rivals: tuple[str, ...] = ()
     """Actions whose rules disagree, so that the LLM is asked (`ambiguous: escalate`)."""
+    decided: bool | None = None
+    """The message is a plain yes or no to the call that `match` asked about."""
+
+    @property
+    def asks(self) -> bool:
+        """The turn ends with the question whether the tool may be called."""
+        return self.match is not None and self.decided is None and isinstance(self.match.action, Tool) and self.match.action.approval
+
+    @property
+    def tier(self) -> str:
+        """Who answers: a closed session is opened by heavy."""
+        match = self.match
+        return "heavy" if match is None or self.state.status == "closed" else tier_of(match.kind, match.action)
 
     def route(self) -> str:
         """Who answers, in words."""
@@ -58,7 +81,7 @@ class Turn:
             return f"{self.match.kind} {self.match.action.id} (rule {self.match.pattern!r})"
         if self.rivals:
             return f"no rule ({self.why_none()})"
-        return "no rule" if self.state in ("ready", "in_conversation") else f"nobody, the session is {self.state},"
+        return "nobody, the session is transferred," if self.state.status == "transferred" else "no rule"
 
     def why_none(self) -> str:
         """Why no rule answers, in words."""
@@ -71,25 +94,28 @@ def judge(workflow: Workflow, matcher: Matcher, test: WorkflowTest) -> Verdict:
     Where a turn may leave the session in one state or another (an LLM decides), either may meet the test.
     """
     said = (test.say,) if test.say is not None else test.turns or ()
-    states: list[State] = ["ready"]
+    states = [State()]
     rules: set[int] = set()
     turns: list[Turn] = []
     for i, text in enumerate(said):
         turns = [_turn(workflow, matcher, test, text, state, first=i == 0) for state in states]
         for turn in turns:
             rules |= _reached(matcher, test, turn)
-        states = list(dict.fromkeys(after for turn in turns for after in _states_after(turn)))
+        after = [state for turn in turns for state in _states_after(workflow, turn)]
+        states = [state for i, state in enumerate(after) if state not in after[:i]]
     verdict = min((_judge(workflow, test, turn) for turn in turns), key=lambda v: (len(v.reasons), -v.checked))
     verdict.rules = rules
     return verdict
 
 
 def _turn(workflow: Workflow, matcher: Matcher, test: WorkflowTest, text: str, state: State, *, first: bool) -> Turn:
-    if first and workflow.greeting and is_salutation(text):
+    if state.asked is not None and (decided := yes_or_no(text)) is not None:
+        return Turn(text, state, match=state.asked, decided=decided)
+    if (first or state.status == "closed") and workflow.greeting and is_salutation(text):
         return Turn(text, state, greeted=True)
-    if state in ("transferred", "closed"):
+    if state.status == "transferred":
         return Turn(text, state)
-    talking = state == "in_conversation"
+    talking = state.status == "in_conversation"
     match = matcher.match(text, context=test.context, in_conversation=talking)
     if match is None or not match.ambiguous:
         return Turn(text, state, match=match)
@@ -99,42 +125,45 @@ def _turn(workflow: Workflow, matcher: Matcher, test: WorkflowTest, text: str, s
 
 
 def _reached(matcher: Matcher, test: WorkflowTest, turn: Turn) -> set[int]:
-    if turn.match is None:
+    if turn.match is None or turn.decided is not None:
         return set()
     answering = turn.match.action
-    verdicts = matcher.verdicts(turn.text, context=test.context, in_conversation=turn.state == "in_conversation")
+    verdicts = matcher.verdicts(turn.text, context=test.context, in_conversation=turn.state.status == "in_conversation")
     return {v.index for v in verdicts if v.reason is None and v.rule.action is answering}
 
 
-def _states_after(turn: Turn) -> Iterator[State]:
-    if turn.greeted or turn.state == "transferred":
-        yield turn.state
-    elif turn.state == "closed":
-        yield from ("ready", "closed")  # whether a closed session opens again is the server's to say
+def _states_after(workflow: Workflow, turn: Turn) -> Iterator[State]:
+    """The states in which the turn may leave its session. One that was closed is open again, whatever was said."""
+    status, asked = turn.state.status, turn.state.asked
+    status = "ready" if status == "closed" else status
+    if turn.greeted or status == "transferred":
+        yield State(status, asked)
+    elif turn.decided is not None:
+        yield State(status)
+    elif turn.asks:
+        yield State(status, turn.match)
     elif turn.match and isinstance(turn.match.action, SystemAction):
-        yield _AFTER.get(turn.match.action.handler, turn.state)
-    elif _may_converse(turn.match):
-        yield from ("ready", "in_conversation")
+        yield State(_AFTER.get(turn.match.action.handler, status), asked)
+    elif _may_converse(workflow, turn.match):
+        yield from (State("ready", asked), State("in_conversation", asked))
     else:
-        yield turn.state
+        yield State(status, asked)
 
 
-def _may_converse(match: Match | None) -> bool:
+def _may_converse(workflow: Workflow, match: Match | None) -> bool:
+    if workflow.multi_turn == "single":
+        return False
     return match is None or (isinstance(match.action, Skill) and match.action.execution_mode == "agent")
 
 
 def _judge(workflow: Workflow, test: WorkflowTest, turn: Turn) -> Verdict:
     verdict = Verdict()
     expect, match = test.expect, turn.match
-    if turn.state == "closed":
-        verdict.unchecked.append("what a closed session answers needs a server")
-        return verdict
     if expect.action == "greeting" or turn.greeted:
         _judge_greeting(workflow, test, turn, verdict)
         return verdict
     if expect.tier:
-        tier = tier_of(match.kind, match.action) if match else "heavy"
-        verdict.hold(tier == expect.tier, f"expected the tier {expect.tier}, got {tier}: {turn.route()} answers")
+        verdict.hold(turn.tier == expect.tier, f"expected the tier {expect.tier}, got {turn.tier}: {turn.route()} answers")
     if expect.action is not None or expect.target is not None:
         _judge_target(workflow, expect.action, expect.target, turn, verdict)
     for name, value in expect.group.items():
@@ -166,7 +195,7 @@ def _judge_target(workflow: Workflow, action: str | None, target: str | None, tu
     if match:
         right = (action is None or action == match.kind) and (target is None or target == match.action.id)
         verdict.hold(right, f"expected {wanted}, but {turn.route()} answers")
-    elif turn.state == "transferred":
+    elif turn.state.status == "transferred":
         verdict.hold(action in (None, "system") and target is None, f"expected {wanted}, but {turn.route()} answers")
     elif action == "message":
         verdict.checked += 1
@@ -191,7 +220,7 @@ def _judge_answer(workflow: Workflow, test: WorkflowTest, turn: Turn, verdict: V
     expect = test.expect
     if expect.contains is None and expect.status is None:
         return
-    known = ("", "transferred") if turn.state == "transferred" else _fixed_answer(workflow, test, turn)
+    known = ("", "transferred") if turn.state.status == "transferred" else _fixed_answer(workflow, test, turn)
     _judge_text(test, *known, verdict)
 
 
@@ -211,13 +240,19 @@ def _judge_text(test: WorkflowTest, answer: str | None, status: str | None, verd
 def _fixed_answer(workflow: Workflow, test: WorkflowTest, turn: Turn) -> tuple[str | None, str | None]:
     """Text and status of the answer, each None where it depends on more than the file and the test say."""
     match = turn.match
+    if turn.decided is not None:
+        return None, None
+    if turn.asks:
+        return None, "queued"
     action: Any = match.action if match else None
     if isinstance(action, SystemAction):
         if action.silent:
             return "", "silent"
         status = _AFTER.get(action.handler, "success")
         return (None if action.endpoint else _rendered(workflow, test, turn, action.response_template)), status
-    if isinstance(action, Flow) and action.endpoint is None and not action.silent:
+    if isinstance(action, Flow) and action.endpoint is None:
+        if action.silent:
+            return "", "silent"
         answer = _rendered(workflow, test, turn, action.response_template)
         return answer, None if answer is None else "success"
     return None, None
@@ -236,6 +271,6 @@ def _rendered(workflow: Workflow, test: WorkflowTest, turn: Turn, template: str 
         groups=turn.match.groups,
         parameter_mapping=turn.match.action.parameter_mapping,
     )
-    if any(found.name not in variables for found in placeholders(template)):
+    if any(found.name == "profile" or found.name not in variables for found in placeholders(template)):
         return None
     return Template.parse(template).render(variables)

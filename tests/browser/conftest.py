@@ -78,6 +78,23 @@ class ChatPage:
         )
         return self.answers()[number - 1]
 
+    def bubbles(self) -> list[str]:
+        """What the agent, people and timers have said."""
+        return [bubble.text for bubble in self.driver.find_elements(By.CSS_SELECTOR, "#log > .theirs .bubble")]
+
+    def notes(self) -> list[str]:
+        """What has happened to the session."""
+        return [note.text for note in self.driver.find_elements(By.CSS_SELECTOR, "#log > .happened")]
+
+    def announced(self) -> str:
+        """What a screen reader has been told last."""
+        return str(self.driver.find_element(By.ID, "announce").get_attribute("textContent"))
+
+    def wait_card(self) -> Any:
+        """The question whether a call is approved, once it is there."""
+        wait_until_sync(lambda: self.driver.find_elements(By.CLASS_NAME, "approval"), "an approval is asked for")
+        return self.driver.find_element(By.CLASS_NAME, "approval")
+
     def fact(self, answer: Any, name: str) -> str:
         """One of the facts under an answer, such as tier, action, time, tokens."""
         return str(answer.find_element(By.CSS_SELECTOR, f"[data-fact={name}] dd").text)

@@ -26,6 +26,11 @@ NO_USAGE = {"llm_calls": 0, "input_tokens": 0, "cached_tokens": 0, "output_token
 LLM_USAGE = {"llm_calls": 3, "input_tokens": 812, "cached_tokens": 256, "output_tokens": 64, "cost_usd": 0.000321}
 RULE = {"tier": "lightweight", "action_type": "flow", "action_target": "opening_hours", "matched_by": "rule", "pattern": "opening hours"}
 SKILL = {"tier": "heavy", "action_type": "skill", "action_target": "returns_desk", "matched_by": "llm", "pattern": None}
+ASKED = {
+    "turn_id": "t_1",
+    "calls": [{"call_id": "c1", "name": "cancel_order", "arguments": {"order_id": "A1007"}}],
+    "message": "May I call cancel_order? (yes / no)",
+}
 PROBLEM = {
     "title": "Too many requests",
     "status": 429,
@@ -44,11 +49,19 @@ class Script:
         self.resumed_after: list[str | None] = []
         self.held = asyncio.Event()
         self.refusals = 0
+        self.decisions: list[dict[str, Any]] = []
+        self.decided = asyncio.Event()
+        self.happened: list[tuple[str, dict[str, Any]]] = []
+        self.watched_after: list[str | None] = []
+        self.news = asyncio.Condition()
+        self.over = False
+        self.without_events = False
+        """An older server: it has no events of sessions."""
 
 
 def events_of(body: dict[str, Any]) -> list[Event]:
     """The whole stream that answers a message."""
-    rule = not re.search("return|fail|hold|recommend|退货", body["message"])
+    rule = not re.search("return|fail|hold|recommend|cancel|退货", body["message"])
     route, usage = (RULE, NO_USAGE) if rule else (SKILL, LLM_USAGE)
     words = ["We ", "open ", "at ", "nine."] if rule else ["Your return ", "R5001 ", "is open. ", "<b>not markup</b>"]
     tools = [
@@ -64,6 +77,8 @@ def events_of(body: dict[str, Any]) -> list[Event]:
         "route": route, "usage": usage, "config_hash": "abcdef0123456789",
     }  # fmt: skip
     start = Event("start", {"turn_id": "t_1", "session_id": body["session_id"], "config_hash": "abcdef0123456789"})
+    if "cancel" in body["message"]:
+        tools = [Event("awaiting_approval", ASKED), *tools[:2]]
     return [start, Event("route", route), *([] if rule else tools), *(Event("text", {"delta": w}) for w in words), Event("complete", reply)]
 
 
@@ -79,6 +94,44 @@ async def _frames(script: Script, body: dict[str, Any], events: list[Event]) -> 
         if "drop" in body["message"] and number == len(events) - 2:
             return
         yield frame(number, event.type, payload(event))
+        if event.type == "awaiting_approval":
+            await script.decided.wait()
+
+
+async def _events(request: Request) -> Response:
+    script: Script = request.app.state.script
+    if script.without_events:
+        return JSONResponse({"title": "Not found", "status": 404}, 404, media_type="application/problem+json")
+    after = request.headers.get("last-event-id")
+    script.watched_after.append(after)
+    return StreamingResponse(_happening(script, request.path_params["session_id"], int(after or 0)), media_type="text/event-stream")
+
+
+async def _happening(script: Script, session_id: str, number: int) -> AsyncIterator[bytes]:
+    yield RETRY
+    while True:
+        async with script.news:
+            while len(script.happened) <= number and not script.over:
+                await script.news.wait()
+        if script.over:
+            return
+        kind, data = script.happened[number]
+        number += 1
+        yield frame(number, kind, payload(Event(kind, {"session_id": session_id, **data})))
+
+
+async def _approval(request: Request) -> Response:
+    script: Script = request.app.state.script
+    body = await request.json()
+    if "too late" in script.bodies[-1]["message"]:
+        return JSONResponse({**PROBLEM, "status": 409, "detail": "Somebody else has denied it."}, 409)
+    script.decisions.append({"turn_id": request.path_params["turn_id"], **body})
+    script.decided.set()
+    return JSONResponse({"turn_id": request.path_params["turn_id"], "state": "waiting"}, 202)
+
+
+async def _turn(request: Request) -> Response:
+    return JSONResponse({"turn_id": "t_9", "state": "awaiting_approval", "approval": {"calls": ASKED["calls"], "decisions": {}}})
 
 
 async def _query(request: Request) -> Response:
@@ -113,7 +166,14 @@ async def _cancel(request: Request) -> Response:
 async def _session(request: Request) -> Response:
     said = [b for b in request.app.state.script.bodies if b["session_id"] == request.path_params["session_id"]]
     pairs = [({"role": "user", "content": b["message"]}, {"role": "assistant", "content": events_of(b)[-1].data["message"]}) for b in said]
-    return JSONResponse({"messages": [message for pair in pairs for message in pair]})
+    waits = ["t_9"] if any("remember the question" in b["message"] for b in said) else []
+    return JSONResponse(
+        {
+            "messages": [message for pair in pairs for message in pair],
+            "awaiting_approval": waits,
+            "last_event_id": len(request.app.state.script.happened),
+        }
+    )
 
 
 async def _health(request: Request) -> Response:
@@ -135,6 +195,9 @@ def create_app() -> Starlette:
             Route("/api/v1/query", _whole, methods=["POST"]),
             Route("/api/v1/query/stream", _query, methods=["POST"]),
             Route("/api/v1/session/{session_id}", _session),
+            Route("/api/v1/session/{session_id}/events", _events),
+            Route("/api/v1/turns/{turn_id}", _turn),
+            Route("/api/v1/turns/{turn_id}/approval", _approval, methods=["POST"]),
             Route("/api/v1/turns/{turn_id}/stream", _resume),
             Route("/api/v1/turns/{turn_id}/cancel", _cancel, methods=["POST"]),
         ]
@@ -150,6 +213,7 @@ class StubServer:
         self.app = create_app()
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self._loop: asyncio.AbstractEventLoop
 
     @property
     def script(self) -> Script:
@@ -157,14 +221,37 @@ class StubServer:
         script: Script = self.app.state.script
         return script
 
+    def happen(self, kind: str, **data: Any) -> None:
+        """Something reaches every session outside a query."""
+        self.script.happened.append((kind, data))
+        self._wake()
+
+    def _wake(self) -> None:
+        async def wake() -> None:
+            if self.script.over:
+                self.script.decided.set()
+            async with self.script.news:
+                self.script.news.notify_all()
+
+        asyncio.run_coroutine_threadsafe(wake(), self._loop).result(5)
+
     @contextlib.contextmanager
     def serving(self) -> Iterator[StubServer]:
         """Serves for the length of the block."""
         config = uvicorn.Config(self.app, port=self.port, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, daemon=True)
+        thread = threading.Thread(target=self._run, args=(server,), daemon=True)
         thread.start()
         wait_until_sync(lambda: server.started, "the stub serves")
         yield self
+        self.script.over = True
+        self._wake()
         server.should_exit = True
         thread.join(10)
+
+    def _run(self, server: uvicorn.Server) -> None:
+        async def serve() -> None:
+            self._loop = asyncio.get_running_loop()
+            await server.serve()
+
+        asyncio.run(serve())

@@ -7,6 +7,8 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 
 from tests.browser.conftest import ChatPage
+from tests.support.client import Client
+from tests.support.waiting import wait_until_sync
 
 # Collects every length that an answer's text has had: more than a few of them means that it came in pieces.
 WATCH_TEXT = """
@@ -46,6 +48,31 @@ def test_a_skill_shows_its_tool_calls_and_streams(demo: ChatPage) -> None:
     assert len(answer.find_element(By.CLASS_NAME, "bubble").text) > 10
     assert demo.driver.execute_script("return window.lengths.size") > 3
     assert "LLM call" in demo.fact(answer, "tokens")
+    assert demo.console_errors() == []
+
+
+def test_a_call_waits_for_the_customers_approval(demo: ChatPage) -> None:
+    demo.say("Please cancel my order A1007")
+    card = demo.wait_card()
+    assert "A1007" in card.text
+    card.find_element(By.CLASS_NAME, "approve").click()
+    wait_until_sync(lambda: demo.bubbles() and "cancelled" in demo.bubbles()[0], "the order is cancelled", 20)
+    answer = demo.wait_answer()
+    assert demo.fact(answer, "action") == "tool cancel_order"
+    assert demo.console_errors() == []
+
+
+def test_a_colleague_takes_over_and_hands_back(demo: ChatPage, demo_url: str) -> None:
+    session = str(demo.driver.find_element(By.ID, "session").get_attribute("value"))
+    demo.say("talk to a human")
+    demo.wait_answer()
+    desk = Client(demo_url)
+    desk.call("POST", f"/api/v1/session/{session}/handoff", {"action": "message", "text": "Kim here.", "by": "kim"})
+    wait_until_sync(lambda: "Kim here." in demo.bubbles(), "the colleague's words appear")
+    desk.call("POST", f"/api/v1/session/{session}/handoff", {"action": "release", "text": "All is well."})
+    wait_until_sync(lambda: demo.notes() == ["A colleague has joined.", "The assistant answers again."], "the chat is handed back")
+    demo.say("What are your opening hours?")
+    wait_until_sync(lambda: "9:00" in demo.bubbles()[-1], "the rules answer again")
     assert demo.console_errors() == []
 
 

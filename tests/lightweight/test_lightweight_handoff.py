@@ -244,3 +244,19 @@ async def test_ping_tells_whether_heavy_lives() -> None:
     with pytest.raises(DependencyUnavailable):
         await gone.ping()
     await gone.aclose()
+
+
+async def refused_by_nobody(workflow: dict[str, Any], path: str) -> dict[str, Any]:
+    """The problem that a caller gets when heavy can't be reached."""
+    app = create_app(lightweight_settings(heavy_url=f"http://127.0.0.1:{free_port()}"), workflows={"shop": load_text(json.dumps(workflow))})
+    async with app.router.lifespan_context(app):
+        reply = await call(stays(app), "POST", path, b'{"message":"tell me a story","session_id":"s-1"}')
+    assert (reply.status, reply.headers["content-type"]) == (503, "application/problem+json")
+    return reply.json
+
+
+@pytest.mark.parametrize("path", ["/api/v1/query", "/api/v1/query/stream"])
+async def test_the_busy_message_is_there_for_a_front_end(path: str) -> None:
+    problem = await refused_by_nobody({**SHOP, "busy_message": "One moment, please."}, path)
+    assert (problem["code"], problem["message"]) == ("dependency_unavailable", "One moment, please.")
+    assert "message" not in await refused_by_nobody(SHOP, path)

@@ -305,3 +305,15 @@ def test_the_prefix_cache_is_bounded() -> None:
     for n in range(50):
         simulator.take("/v1/chat/completions", asked(f"message {n}"))
     assert len(simulator._prefixes) == 10
+
+
+def test_nothing_is_added_to_an_answer_that_the_user_has_read() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "get_order", "arguments": '{"order_id": "A1002"}'}}
+    shown = {"role": "tool", "tool_call_id": "c1", "content": "Shipped.\n\n[The user has read this, word for word: do not repeat it.]"}
+    talk = ("Where is A1002?", {"role": "assistant", "content": "", "tool_calls": [call]}, shown)
+    assert decide(asked(*talk, tools=RETURNS)).calls == (("done", {"message": ""}),)
+
+
+def test_a_summary_keeps_what_was_said() -> None:
+    talk = {"model": "demo", "messages": [{"role": "user", "content": "user: where is A1001?\n\ncolleague: I call you on Monday."}]}
+    assert decide(openai(talk, "compaction")).text == "So far: user: where is A1001? / colleague: I call you on Monday."

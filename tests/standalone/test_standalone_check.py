@@ -25,7 +25,12 @@ DOC: dict[str, Any] = {
             "response_template": "It is {result}.",
         },
         {"flow_id": "recommend", "type": "intent", "response_template": "Take the red one."},
+        {"flow_id": "seen", "trigger_patterns": ["seen it"], "silent": True},
+        {"flow_id": "who", "trigger_patterns": ["who am i"], "response_template": "You are {profile.name}."},
         {"flow_id": "stop", "trigger_patterns": ["stop it"], "interrupts": True, "response_template": "Stopped."},
+    ],
+    "tools": [
+        {"name": "wipe", "trigger_patterns": ["wipe (?P<id>\\w+)"], "approval": True, "endpoint": {"url": "http://shop.example/{id}"}}
     ],
     "skills": [{"skill_id": "refunds", "system_prompt": "Handle refunds.", "trigger_patterns": ["refund desk"]}],
     "system_actions": [
@@ -72,7 +77,26 @@ HOLD: list[tuple[dict[str, Any], str]] = [
     ({"turns": ["get me a human", "opening hours"], "expect": {"target": "hours"}}, "failed"),
     ({"turns": ["get me a human", "stop it"], "expect": {"target": "stop"}}, "failed"),
     ({"turns": ["note that", "opening hours"], "expect": {"target": "hours"}}, "passed"),
-    ({"turns": ["goodbye", "opening hours"], "expect": {"target": "hours"}}, "not_checked"),
+    # a closed session is opened again by the next message, in the heavy tier, with the greeting
+    ({"turns": ["goodbye", "opening hours"], "expect": {"target": "hours", "tier": "heavy", "contains": "at 9"}}, "passed"),
+    ({"turns": ["goodbye", "opening hours"], "expect": {"target": "hours", "tier": "lightweight"}}, "failed"),
+    ({"turns": ["goodbye", "hello"], "expect": {"action": "greeting", "contains": "Welcome"}}, "passed"),
+    ({"turns": ["goodbye", "hello", "opening hours"], "expect": {"target": "hours", "tier": "lightweight"}}, "passed"),
+    ({"turns": ["goodbye", "get me a human", "opening hours"], "expect": {"status": "transferred"}}, "passed"),
+    # what a person must approve waits for a yes; anything else leaves it waiting
+    ({"say": "wipe A1", "expect": {"action": "tool", "target": "wipe", "tier": "heavy", "status": "queued"}}, "passed"),
+    ({"say": "wipe A1", "expect": {"status": "success"}}, "failed"),
+    ({"say": "wipe A1", "expect": {"contains": "Shall I"}}, "not_checked"),
+    ({"turns": ["wipe A1", "yes"], "expect": {"target": "wipe", "group": {"id": "A1"}, "tier": "heavy"}}, "passed"),
+    ({"turns": ["wipe A1", "No!"], "expect": {"target": "hours"}}, "failed"),
+    ({"turns": ["wipe A1", "yes"], "expect": {"status": "success"}}, "not_checked"),
+    ({"turns": ["wipe A1", "yes", "yes"], "expect": {"target": "wipe"}}, "not_checked"),  # the second yes is a message like any other
+    ({"turns": ["wipe A1", "opening hours", "no"], "expect": {"target": "wipe"}}, "passed"),
+    # a silent flow answers nothing; what needs the profile needs a server
+    ({"say": "seen it", "expect": {"target": "seen", "status": "silent", "contains": "", "tier": "lightweight"}}, "passed"),
+    ({"say": "seen it", "expect": {"status": "success"}}, "failed"),
+    ({"say": "who am i", "expect": {"target": "who", "tier": "heavy"}}, "passed"),
+    ({"say": "who am i", "expect": {"contains": "You are"}}, "not_checked"),
     # an interrupting rule answers, and the conversation goes on after it
     ({"turns": ["refund desk", "stop it", "opening hours"], "expect": {"action": "skill", "target": "refunds"}}, "not_checked"),
     ({"turns": ["refund desk", "stop it", "stop it"], "expect": {"tier": "heavy"}}, "failed"),
@@ -158,7 +182,7 @@ def test_coverage_counts_what_tests_reach(tmp_path: Path) -> None:
         {"turns": ["refund desk", "my money"], "expect": {"tier": "heavy"}},
         {"say": "what to buy", "expect": {"action": "flow", "target": "recommend"}},
     ]
-    (coverage,) = checked(tmp_path, *tests, flows=flows).coverage
+    (coverage,) = checked(tmp_path, *tests, flows=flows, tools=[]).coverage
     assert (coverage.tests, coverage.rules, coverage.actions) == (3, 8, 7)
     assert [str(rule) for rule in coverage.untested_rules] == [
         "flow hours by '营业时间'",
@@ -175,7 +199,7 @@ def test_coverage_counts_what_tests_reach(tmp_path: Path) -> None:
 
 def test_coverage_is_told_in_both_outputs(tmp_path: Path) -> None:
     flows = [{"flow_id": f"f{i}", "trigger_patterns": [f"word{i}"], "response_template": "x"} for i in range(9)]
-    found = checked(tmp_path, {"say": "word0", "expect": {"target": "f0"}}, flows=flows, skills=[], system_actions=[])
+    found = checked(tmp_path, {"say": "word0", "expect": {"target": "f0"}}, flows=flows, tools=[], skills=[], system_actions=[])
     told = render_pretty(found)
     assert f"{tmp_path}/desk.json: coverage: 1 of 9 (11.1 %) rules and 1 of 9 (11.1 %) actions have a test" in told
     assert told.count("info untested_rule") == 6

@@ -174,6 +174,68 @@ MISTAKES: dict[str, tuple[str, str, str, str]] = {
         "tools:\n  - name: t\n    trigger_patterns: [stock]\n    endpoint:\n      url: https://shop.example/\n"
         "      headers:\n        X-Api-Key: «abc123\n",
     ),
+    "secret in a URL": (
+        "secret_literal",
+        "warning",
+        "${NAME}",
+        "tools:\n  - name: t\n    trigger_patterns: [stock]\n    endpoint:\n      url: «https://shop.example/?api_key=abcdef12\n",
+    ),
+    "timer that never fires": (
+        "timer_never_fires",
+        "warning",
+        "delays count from the timer before",
+        "system_actions: [{action_id: bye, handler: close}]\n"
+        "timers:\n  - {timer_id: close, delay_seconds: 300, action_type: system, action_target: bye}\n"
+        "  - {timer_id: «ask, delay_seconds: 300, message: hello}\n",
+    ),
+    "deadline without an end": (
+        "no_effect",
+        "warning",
+        "add deadline_seconds",
+        "system_actions:\n  - action_id: human\n    handler: handoff\n    «deadline_message: Nobody is here.\n",
+    ),
+    "silent flow with an answer": (
+        "no_effect",
+        "warning",
+        "silent",
+        '{"flows": [{"flow_id": "f", "trigger_patterns": ["#seen"], "silent": true,\n   «"response_template": "x"}]}\n',
+    ),
+    "single shot with rounds": (
+        "no_effect",
+        "warning",
+        "sop_driven",
+        "iteration_strategy: single_shot\n«max_iterations: 4\n",
+    ),
+    "conditions of knowledge that is always asked": (
+        "no_effect",
+        "warning",
+        '"auto_enhance": false',
+        "tools:\n  - {name: kb, endpoint: {url: https://shop.example/}}\n"
+        "kb_config:\n  enabled: true\n  tool_name: kb\n  «enhance_conditions: [how do I]\n",
+    ),
+    "knowledge tool that takes no question": (
+        "no_question",
+        "warning",
+        "call one of them query",
+        "tools:\n  - name: kb\n    endpoint: {url: https://shop.example/}\n"
+        "    parameters: {type: object, properties: {top: {type: integer}, lang: {type: string}}}\n"
+        "kb_config: {enabled: true, tool_name: «kb}\n",
+    ),
+    "unknown field of the profile": (
+        "unknown_profile",
+        "warning",
+        "did you mean 'name'?",
+        "system_actions:\n  - action_id: note\n    handler: update_profile\n"
+        "    parameters: {type: object, properties: {name: {type: string}}}\n"
+        "flows:\n  - flow_id: f\n    trigger_patterns: [hi]\n    response_template: «Hello {profile.nmae}\n",
+    ),
+    "tool that a server of tools does not give": (
+        "unknown_target",
+        "error",
+        "has no 'write' among its tools",
+        "mcp_servers: [{name: files, command: [files-server], tools: [read]}]\n"
+        "skills:\n  - {skill_id: s, system_prompt: p, tools: [files__read, «files__write]}\n",
+    ),
     "secret in a body": (
         "secret_literal",
         "warning",

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
 from common.contracts.query import Usage
 from common.errors import InvalidRequest
 from heavy.llm.types import Message, ToolCall
-from heavy.turns.stores import Accepted, Fence, Finish, LeaseLost, Stores
-from tests.support.turns import LEASE, answer, fence_of, journal_entry, new_turn, tool_step
-
-
-async def accept(stores: Stores, turn_id: str, owner: str = "a", lease: float = LEASE, **other: Any) -> Accepted:
-    """Accepts a turn of session s1."""
-    return await stores.turns.accept(new_turn(turn_id, **other), owner=owner, lease_seconds=lease)
+from heavy.turns.stores import Fence, Finish, LeaseLost, Outrun, Stores
+from tests.support.turns import LEASE, accept, answer, fence_of, journal_entry, session_of, talk, tool_step
 
 
 async def test_the_first_turn_makes_the_session_and_runs_at_once(stores: Stores) -> None:
@@ -272,3 +266,71 @@ async def test_any_text_comes_back_as_it_was(stores: Stores) -> None:
     session = await stores.sessions.get("acme", "s1")
     assert session is not None
     assert session.user_id == "u\ufffdx"
+
+
+async def test_a_turn_that_no_words_begin_has_no_message_0_and_is_counted_right(stores: Stores) -> None:
+    await talk(stores, "t_1")
+    accepted = await accept(stores, "t_2", user_message=None)
+    assert accepted.session.message_count == 2
+    fence = fence_of(accepted.turn)
+    assert await stores.turns.turn_messages("acme", "t_2") == []
+    await stores.turns.step(fence, first_idx=0, messages=tool_step(), usage=Usage())
+    session = await stores.turns.finish(fence, answer(first_idx=2))
+    assert session.message_count == 5
+    assert [m.idx for m in await stores.turns.turn_messages("acme", "t_2")] == [0, 1, 2]
+    first = await accept(stores, "t_3", user_message=None, session_id="s2")
+    assert (first.new_session, first.session.message_count) == (True, 0)
+
+
+async def test_the_first_message_keeps_its_author(stores: Stores) -> None:
+    await accept(stores, "t_1", user_message="(silence)", author="timer")
+    (stored,) = await stores.turns.turn_messages("acme", "t_1")
+    assert stored.message == Message("user", "(silence)", author="timer")
+
+
+async def test_a_turn_that_follows_another_is_accepted_only_behind_it(stores: Stores) -> None:
+    with pytest.raises(Outrun):
+        await accept(stores, "t_9", after_seq=1)
+    assert await stores.sessions.count() == 0
+    first = (await accept(stores, "t_1")).turn
+    with pytest.raises(Outrun):  # it has not ended
+        await accept(stores, "t_9", after_seq=1)
+    await stores.turns.finish(fence_of(first), answer())
+    for wrong in (0, 2):
+        with pytest.raises(Outrun):
+            await accept(stores, "t_9", after_seq=wrong)
+    with pytest.raises(InvalidRequest):
+        await accept(stores, "t_9", after_seq=1, agent_id="bank")
+    assert (await session_of(stores)).turn_seq == 1
+    following = await accept(stores, "t_2", after_seq=1, user_message=None)
+    assert (following.turn.seq, following.turn.state, following.new_turn) == (2, "running", True)
+    assert (following.session.active, following.session.message_count) == (1, 2)
+    assert following.turn == await stores.turns.get("acme", "t_2")
+    again = await accept(stores, "t_2", after_seq=1, user_message=None)
+    assert (again.new_turn, again.turn.seq) == (False, 2)
+
+
+async def test_of_a_following_turn_and_simultaneous_messages_at_most_one_comes_first(stores: Stores, other_stores: Stores) -> None:
+    async def place(who: Stores, turn_id: str, session_id: str, after_seq: int | None) -> tuple[int, str] | None:
+        try:
+            turn = (await accept(who, turn_id, session_id=session_id, after_seq=after_seq)).turn
+        except Outrun:
+            return None
+        return turn.seq, turn.state
+
+    for i in range(10):
+        await talk(stores, f"t_{i}", session_id=f"s{i}")
+    messages = [place(stores, f"m_{i}", f"s{i}", None) for i in range(10)]
+    following = [place(other_stores, f"f_{i}", f"s{i}", 1) for i in range(10)]
+    results = await asyncio.gather(*(c for both in zip(messages, following, strict=True) for c in both))
+    for message, follower in zip(results[::2], results[1::2], strict=True):
+        # either it follows turn 1 and the message waits behind it, or the message was first and nothing follows
+        assert (message, follower) in [((3, "waiting"), (2, "running")), ((2, "running"), None)]
+
+
+async def test_one_following_turn_is_accepted_once_by_two_replicas(stores: Stores, other_stores: Stores) -> None:
+    await talk(stores, "t_1")
+    results = await asyncio.gather(*(accept(s, "t_2", owner=o, after_seq=1) for s, o in ((stores, "a"), (other_stores, "b")) * 3))
+    assert [r.new_turn for r in results].count(True) == 1
+    assert {(r.turn.seq, r.turn.owner) for r in results} in [{(2, "a")}, {(2, "b")}]
+    assert (await session_of(stores)).active == 1

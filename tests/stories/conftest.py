@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support.client import Client
-from tests.support.running import Running, role, serve
+from tests.support.desks import write_desks, write_script
+from tests.support.running import Running, serve
 from tests.support.services import PostgresServer, free_port
 from tests.support.shop import write_profile, write_workflow
+from tests.support.split import Split, split_of
 
 
 @pytest.fixture(scope="session")
@@ -42,14 +43,6 @@ def env(llm: Running, business: Running) -> dict[str, str]:
     return environment("openai", llm, business)
 
 
-class Split:
-    """One lightweight process that proxies to the first of two heavy replicas, on Redis and PostgreSQL."""
-
-    def __init__(self, lightweight: Running, heavy: list[Running]) -> None:
-        self.lightweight, self.heavy = lightweight, heavy
-        self.client = lightweight.client
-
-
 @pytest.fixture(scope="session", params=["single-openai", "single-anthropic", "split-openai", "split-anthropic"])
 def client(
     request: pytest.FixtureRequest, llm: Running, business: Running, redis_url: str, postgres_server: PostgresServer, folder: Path
@@ -68,14 +61,59 @@ def client(
             "LOADSPLIT_REDIS_URL": f"{redis_url.rpartition('/')[0]}/{number}",
             "LOADSPLIT_DATABASE_URL": postgres_server.create_database(),
         }
-        with split_of(place, {**env, **stores}) as split:
+        with split_of(write_workflow(place), place, {**env, **stores}) as split:
             yield split.client
+
+
+@pytest.fixture(scope="session")
+def desks_llm(folder: Path) -> Iterator[Running]:
+    """The LLM simulator with the script of the agents in tests.support.desks."""
+    port = free_port()
+    arguments = ["simulate", "llm", "--port", str(port), "--profile", str(write_script(folder))]
+    with Running(arguments, folder, port=port, ready="/stats") as simulator:
+        yield simulator
+
+
+@pytest.fixture(scope="session", params=["single-anthropic", "split-openai"])
+def desks(
+    request: pytest.FixtureRequest, desks_llm: Running, business: Running, redis_url: str, postgres_server: PostgresServer, folder: Path
+) -> Iterator[Client]:
+    """All agents of tests.support.desks, as a single process over one provider and as a split over the other."""
+    topology, _, provider = request.param.partition("-")
+    place = folder / f"desks-{request.param}"
+    place.mkdir()
+    env = environment(provider, desks_llm, business)
+    if topology == "single":
+        with serve(write_desks(place), place, env) as server:
+            yield server.client
+    else:
+        stores = {
+            "LOADSPLIT_REDIS_URL": f"{redis_url.rpartition('/')[0]}/13",
+            "LOADSPLIT_DATABASE_URL": postgres_server.create_database(),
+        }
+        with split_of(write_desks(place), place, {**env, **stores}) as split:
+            yield split.client
+
+
+@pytest.fixture
+def desks_env(desks_llm: Running, business: Running) -> dict[str, str]:
+    """The environment of a tier with those agents, over OpenAI's protocol."""
+    return environment("openai", desks_llm, business)
+
+
+@pytest.fixture
+def desks_split(desks_env: dict[str, str], redis_database: str, postgres_database: str, tmp_path: Path) -> Iterator[Split]:
+    """A split of its own with those agents, for tests that kill parts of it."""
+    stores = {"LOADSPLIT_REDIS_URL": redis_database, "LOADSPLIT_DATABASE_URL": postgres_database}
+    with split_of(write_desks(tmp_path), tmp_path, {**desks_env, **stores}) as split:
+        yield split
 
 
 @pytest.fixture
 def split(env: dict[str, str], redis_database: str, postgres_database: str, tmp_path: Path) -> Iterator[Split]:
     """A split of its own, for tests that kill parts of it."""
-    with split_of(tmp_path, {**env, "LOADSPLIT_REDIS_URL": redis_database, "LOADSPLIT_DATABASE_URL": postgres_database}) as split:
+    stores = {"LOADSPLIT_REDIS_URL": redis_database, "LOADSPLIT_DATABASE_URL": postgres_database}
+    with split_of(write_workflow(tmp_path), tmp_path, {**env, **stores}) as split:
         yield split
 
 
@@ -84,13 +122,3 @@ def environment(provider: str, llm: Running, business: Running) -> dict[str, str
     name = provider.upper()
     url = llm.url + ("/v1" if provider == "openai" else "")
     return {f"{name}_API_KEY": "sk-test", f"{name}_BASE_URL": url, "BUSINESS": business.url}
-
-
-@contextmanager
-def split_of(folder: Path, env: dict[str, str]) -> Iterator[Split]:
-    """Without Nginx: the lightweight tier proxies. tests/system has the split behind Nginx."""
-    config = write_workflow(folder)
-    with ExitStack() as stack:
-        heavy = [stack.enter_context(role("heavy", config, folder, env)) for _ in range(2)]
-        lightweight = role("lightweight", config, folder, {**env, "LOADSPLIT_HEAVY_URL": heavy[0].url})
-        yield Split(stack.enter_context(lightweight), heavy)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.stories.conftest import Split
 from tests.support.client import Client, said
 from tests.support.running import Running
+from tests.support.split import Split
 from tests.support.waiting import wait_until_sync
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.stories.conftest import Split
 from tests.support.client import Client, said
 from tests.support.redis_client import redis_command
 from tests.support.running import Running, role, serve
 from tests.support.shop import write_workflow
+from tests.support.split import Split
 from tests.support.waiting import wait_until_sync
 
 

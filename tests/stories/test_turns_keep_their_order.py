@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.stories.conftest import Split
 from tests.support.client import Client
+from tests.support.split import Split
 from tests.support.waiting import wait_until_sync
 
 

@@ -65,6 +65,10 @@ class Client:
         """GET /api/v1/turns/{id}/stream."""
         return EventStream(self._send("GET", f"/api/v1/turns/{turn_id}/stream", headers={"Last-Event-ID": str(after)}))
 
+    def get_stream(self, path: str) -> EventStream:
+        """GET of any other stream of events."""
+        return EventStream(self._send("GET", path))
+
     def messages(self, session: str) -> list[tuple[str, str]]:
         """(role, content) of what a session holds, without tool traffic."""
         found = self.call("GET", f"/api/v1/session/{session}?include=messages&limit=500").json["messages"]

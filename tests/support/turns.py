@@ -7,7 +7,7 @@ from typing import Any
 from common.contracts.journal import JournalEntry
 from common.contracts.query import Usage
 from heavy.llm.types import Message, ToolCall
-from heavy.turns.stores import Fence, Finish, NewTurn, TurnRow
+from heavy.turns.stores import Accepted, Fence, Finish, NewTurn, SessionRow, Stores, TurnRow
 
 LEASE = 30.0
 
@@ -17,6 +17,25 @@ def new_turn(turn_id: str = "t_1", session_id: str = "s1", **other: Any) -> NewT
     values = {"tenant": "acme", "agent_id": "shop", "user_id": "u1", "config_hash": "c1", "user_message": f"question of {turn_id}"}
     values["request"] = {"message": f"question of {turn_id}"}
     return NewTurn(session_id=session_id, turn_id=turn_id, **{**values, **other})
+
+
+async def accept(stores: Stores, turn_id: str, owner: str = "a", lease: float = LEASE, **other: Any) -> Accepted:
+    """Accepts a turn of session s1, or of `session_id`."""
+    return await stores.turns.accept(new_turn(turn_id, **other), owner=owner, lease_seconds=lease)
+
+
+async def talk(stores: Stores, turn_id: str, end: Finish | None = None, **other: Any) -> SessionRow:
+    """A whole turn: accepted and finished."""
+    accepted = await accept(stores, turn_id, **other)
+    return await stores.turns.finish(fence_of(accepted.turn), end or answer())
+
+
+async def session_of(stores: Stores, session_id: str = "s1") -> SessionRow:
+    """The session as it is stored."""
+    session = await stores.sessions.get("acme", session_id)
+    if session is None:
+        raise LookupError(session_id)
+    return session
 
 
 def fence_of(turn: TurnRow) -> Fence:

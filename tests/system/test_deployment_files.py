@@ -60,5 +60,6 @@ def test_the_image_holds_every_package_and_runs_as_nobody_special() -> None:
     for package in ("common", "lightweight", "heavy", "standalone", "loadtests", "nginx", "examples"):
         assert f"COPY {package} {package}\n" in dockerfile
         assert f"!{package}\n" in (ROOT / ".dockerignore").read_text()
+    assert "p['optional-dependencies']['mcp']" in dockerfile
     assert "USER 10001:10001" in dockerfile
     assert "/livez" in dockerfile

@@ -174,3 +174,30 @@ async def test_a_malformed_request_is_a_problem(nginx: StartFront) -> None:
         assert answer.split(b" ")[1] == status
         assert b'"code":"invalid_request"' in answer
         assert b'"status":' + status in answer
+
+
+async def test_a_sessions_socket_passes_and_no_other_upgrade_does(nginx: StartFront) -> None:
+    front = await nginx(heavy=2)
+
+    async def socket(request: web.BaseRequest, body: bytes) -> web.StreamResponse:
+        there = web.WebSocketResponse(protocols=("loadsplit",))
+        await there.prepare(request)
+        await there.send_json({"path": request.path_qs, "key": request.headers["Sec-WebSocket-Protocol"]})
+        async for message in there:
+            await there.send_str(message.data)
+        return there
+
+    for tier in front.heavy:
+        tier.handle = socket
+    path = "/api/v1/session/s-1/ws?starting_after=3"
+    async with front.http.ws_connect(front.url + path, protocols=("loadsplit", "bearer.k")) as here:
+        assert await here.receive_json() == {"path": path, "key": "loadsplit,bearer.k"}
+        await here.send_str("hello")
+        assert await here.receive_str() == "hello"
+        assert here.protocol == "loadsplit"
+    for tier in front.heavy:
+        tier.handle = None
+    asked = {"Connection": "Upgrade", "Upgrade": "websocket"}
+    for elsewhere in ("/api/v1/session/s-1", "/api/v1/session/s-1/events", "/api/v1/turns/t_1", "/ws"):
+        _, seen, _ = await front.call("GET", elsewhere, headers=asked)
+        assert seen is None or "upgrade" not in seen.get("headers", {})

@@ -16,14 +16,18 @@ from typing import Any, TypeVar
 import asyncpg
 
 from heavy.storage.migrations import CREATE_TABLE, migrations
+from heavy.storage.postgres.learned import PostgresLearned
 from heavy.storage.postgres.sessions import PostgresSessions
+from heavy.storage.postgres.timers import PostgresTimers
 from heavy.storage.postgres.turns import PostgresTurns
-from heavy.turns.stores import DatabaseUnavailable, SessionStore, TurnStore
+from heavy.turns.learned_routes import LearnedStore
+from heavy.turns.stores import DatabaseUnavailable, SessionStore, TimerStore, TurnStore
 
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 3.0
 COMMAND_SECONDS = 5.0
+MIGRATION_SECONDS = 600.0
 GRACE_SECONDS = 4.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 0.5
 RETRY_AFTER = 1.0
@@ -58,11 +62,11 @@ class Database:
 
     async def fetch(self, statement: str, *args: Any) -> list[Any]:
         """All rows. Raises DatabaseUnavailable; other database errors are faults of ours and pass."""
-        return await self.run(lambda c: c.fetch(statement, *args, timeout=COMMAND_SECONDS))
+        return await self.run(lambda c: c.fetch(statement, *args))
 
     async def fetchrow(self, statement: str, *args: Any) -> Any:
         """The first row or None."""
-        return await self.run(lambda c: c.fetchrow(statement, *args, timeout=COMMAND_SECONDS))
+        return await self.run(lambda c: c.fetchrow(statement, *args))
 
     async def run(self, work: Callable[[Any], Awaitable[T]]) -> T:
         """Runs `work` with a connection, again after a failure that may pass. It must be repeatable as a whole."""
@@ -103,7 +107,12 @@ class Database:
         async with self._opening:
             if self._pool is None:
                 self._pool = await asyncpg.create_pool(
-                    self._url, min_size=0, max_size=self._pool_size, timeout=CONNECT_SECONDS, reset=_leave_as_it_is
+                    self._url,
+                    min_size=0,
+                    max_size=self._pool_size,
+                    timeout=CONNECT_SECONDS,
+                    command_timeout=COMMAND_SECONDS,
+                    reset=_leave_as_it_is,
                 )
             return self._pool
 
@@ -134,6 +143,8 @@ class PostgresStores:
         self._database = database
         self.sessions: SessionStore = PostgresSessions(database)
         self.turns: TurnStore = PostgresTurns(database)
+        self.timers: TimerStore = PostgresTimers(database)
+        self.learned: LearnedStore = PostgresLearned(database)
 
     async def ping(self) -> float:
         """Seconds of one round trip."""
@@ -169,13 +180,13 @@ async def _migrate(database: Database) -> list[str]:
     async def apply(connection: Any) -> list[str]:
         # All of it in one transaction; replicas that start together queue at the lock and then find nothing left to do.
         async with connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
+            await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK, timeout=MIGRATION_SECONDS)
             await connection.execute(CREATE_TABLE)
             done = {r["name"] for r in await connection.fetch("SELECT name FROM schema_migrations")}
             applied = []
             for migration in migrations("postgres"):
                 if migration.name not in done:
-                    await connection.execute(migration.sql)
+                    await connection.execute(migration.sql, timeout=MIGRATION_SECONDS)
                     await connection.execute("INSERT INTO schema_migrations VALUES ($1, $2)", migration.name, time.time())
                     applied.append(migration.name)
             return applied

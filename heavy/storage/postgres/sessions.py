@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from heavy.storage.rows import session_of, stored_message_of
-from heavy.turns.stores import SessionRow, StoredMessage
+import asyncpg
+
+from heavy.storage.postgres.turn_statements import append_events
+from heavy.storage.rows import event_of, event_values, message_json, session_of, stored_message_of, to_json
+from heavy.turns.stores import Note, SessionRow, StoredEvent, StoredMessage
 
 T = TypeVar("T")
 
@@ -30,6 +33,43 @@ ORDER BY turn_seq, idx
 MAX_SEQ = 2**62
 
 
+# $1 tenant, $2 session, $3 statuses, $4 hand-off before, $5 status, $6 hand-off, $7 event types, $8 their data, then the turn, if there
+# are messages: $9 its id, $10 messages, $11 request, $12 reply
+NOTE = f"""
+WITH clock AS (SELECT extract(epoch FROM now())::float8 AS now),
+s AS (
+    UPDATE sessions s SET status = COALESCE($5, status), handoff = COALESCE($6, handoff), updated_at = now,
+        transferred_at = CASE WHEN COALESCE($5, status) = 'transferred' THEN COALESCE(transferred_at, now) END,
+        event_seq = event_seq + cardinality($7::text[]),
+        turn_seq = turn_seq + LEAST(cardinality($10::text[]), 1), message_count = message_count + cardinality($10::text[])
+    FROM clock WHERE tenant = $1 AND session_id = $2
+        AND (cardinality($3::text[]) = 0 OR status = ANY($3)) AND ($4::text IS NULL OR handoff = $4)
+        AND (cardinality($10::text[]) = 0 OR NOT EXISTS (SELECT 1 FROM turns WHERE tenant = $1 AND turn_id = $9))
+    RETURNING s.*),
+{append_events(7).strip()},
+t AS (
+    INSERT INTO turns (tenant, session_id, seq, turn_id, agent_id, state, config_hash, request, reply, created_at, started_at, finished_at)
+    SELECT $1, $2, turn_seq, $9, agent_id, 'done', config_hash, $11, $12, updated_at, updated_at, updated_at
+    FROM s WHERE cardinality($10::text[]) > 0),
+m AS (
+    INSERT INTO messages SELECT $1, $2, turn_seq, i - 1, $9, content, updated_at
+    FROM s, unnest($10::text[]) WITH ORDINALITY AS new (content, i))
+SELECT * FROM s
+"""
+
+# Has this been noted? By its turn, or, when a connection broke, by the hand-off that it wrote.
+NOTED_TURN = (
+    "SELECT s.* FROM sessions s JOIN turns t USING (tenant, session_id) WHERE t.tenant = $1 AND s.session_id = $2 AND t.turn_id = $3"
+)
+NOTED_HANDOFF = "SELECT * FROM sessions WHERE tenant = $1 AND session_id = $2 AND handoff = $3"
+
+EVENTS = "SELECT * FROM session_events WHERE tenant = $1 AND session_id = $2 AND id > $3 ORDER BY id LIMIT $4"
+
+TRANSFERRED = """
+SELECT * FROM sessions WHERE tenant = $1 AND transferred_at IS NOT NULL ORDER BY transferred_at, session_id LIMIT $2
+"""
+
+
 class Runner(Protocol):
     """What the stores need of the database."""
 
@@ -41,6 +81,22 @@ class Runner(Protocol):
 
     async def run(self, work: Callable[[Any], Awaitable[T]]) -> T:
         """Runs work that may be repeated with a connection."""
+
+
+def either(write: Sequence[Any], check: Sequence[Any]) -> Callable[[Any], Awaitable[Any]]:
+    """Work that runs a statement which changes nothing the second time. Only when it was repeated (the connection broke: was that
+    before the commit or behind it?) and finds nothing to do, the row that `check` finds stands in. Both are statement and arguments."""
+    tries = 0
+
+    async def work(connection: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        row = await connection.fetchrow(*write)
+        if row is None and tries > 1:
+            row = await connection.fetchrow(*check)
+        return row
+
+    return work
 
 
 class PostgresSessions:
@@ -67,15 +123,39 @@ class PostgresSessions:
         return [stored_message_of(r) for r in rows]
 
     async def delete(self, tenant: str, session_id: str) -> bool:
-        """Erases the session, its turns and messages."""
+        """Erases the session and everything of it."""
 
         async def erase(connection: Any) -> bool:
             async with connection.transaction():
                 # Turns are locked before their session, as `finish` does it; an accept that slips between is seen by the later deletes.
                 await connection.execute("SELECT 1 FROM turns WHERE tenant = $1 AND session_id = $2 FOR UPDATE", tenant, session_id)
                 status = await connection.execute("DELETE FROM sessions WHERE tenant = $1 AND session_id = $2", tenant, session_id)
-                await connection.execute("DELETE FROM turns WHERE tenant = $1 AND session_id = $2", tenant, session_id)
-                await connection.execute("DELETE FROM messages WHERE tenant = $1 AND session_id = $2", tenant, session_id)
+                for table in ("turns", "messages", "session_events", "timers"):
+                    await connection.execute(f"DELETE FROM {table} WHERE tenant = $1 AND session_id = $2", tenant, session_id)
                 return bool(status != "DELETE 0")
 
         return await self._database.run(erase)
+
+    async def note(self, note: Note) -> SessionRow | None:
+        """Applies a note; None when it does not hold."""
+        place, handoff = (note.tenant, note.session_id), to_json(note.handoff)
+        events = event_values(note.events)
+        values = (
+            *place, list(note.statuses), to_json(note.before), note.session_status, handoff, [e[0] for e in events], [e[1] for e in events],
+            note.turn_id, [message_json(m) for m in note.messages], to_json(note.request), to_json(note.reply),
+        )  # fmt: skip
+        try:
+            row = await self._database.run(either((NOTE, *values), (NOTED_HANDOFF, *place, handoff)))
+        except asyncpg.UniqueViolationError:  # the same turn id came twice at once
+            row = None
+        if row is None and note.messages:
+            row = await self._database.fetchrow(NOTED_TURN, *place, note.turn_id)
+        return session_of(row) if row else None
+
+    async def events(self, tenant: str, session_id: str, *, after: int, limit: int) -> Sequence[StoredEvent]:
+        """The events with ids above `after`, oldest first."""
+        return [event_of(r) for r in await self._database.fetch(EVENTS, tenant, session_id, after, limit)]
+
+    async def transferred(self, tenant: str, *, limit: int) -> Sequence[SessionRow]:
+        """Sessions that are with a human or wait for one, the longest waiting first."""
+        return [session_of(r) for r in await self._database.fetch(TRANSFERRED, tenant, limit)]

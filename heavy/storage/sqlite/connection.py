@@ -18,9 +18,12 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from heavy.storage.migrations import CREATE_TABLE, migrations
+from heavy.storage.sqlite.learned import SqliteLearned
 from heavy.storage.sqlite.sessions import SqliteSessions
+from heavy.storage.sqlite.timers import SqliteTimers
 from heavy.storage.sqlite.turns import SqliteTurns
-from heavy.turns.stores import DatabaseUnavailable, SessionStore, TurnStore
+from heavy.turns.learned_routes import LearnedStore
+from heavy.turns.stores import DatabaseUnavailable, SessionStore, TimerStore, TurnStore
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +159,8 @@ class SqliteStores:
         self._reader = self._writer if path == ":memory:" else Worker(path, "sqlite-reader", transactions=False)
         self.sessions: SessionStore = SqliteSessions(self._reader.run, self._writer.run)
         self.turns: TurnStore = SqliteTurns(self._reader.run, self._writer.run)
+        self.timers: TimerStore = SqliteTimers(self._writer.run)
+        self.learned: LearnedStore = SqliteLearned(self._reader.run, self._writer.run)
 
     async def migrate(self) -> list[str]:
         """Brings the schema up to date; the names applied now."""

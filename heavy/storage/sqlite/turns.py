@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from common.contracts.journal import JournalEntry
@@ -12,10 +13,9 @@ from common.contracts.query import Usage
 from common.errors import InvalidRequest
 from heavy.llm.types import Message
 from heavy.storage.rows import (
-    RULE_COLUMNS,
     accepted_of,
     message_json,
-    rule_rows,
+    opening_of,
     session_of,
     stored_message_of,
     text,
@@ -23,99 +23,23 @@ from heavy.storage.rows import (
     turn_of,
     usage_values,
 )
+from heavy.storage.sqlite import turn_statements as sql
+from heavy.storage.sqlite.rule_turns import record
 from heavy.storage.sqlite.sessions import GET as GET_SESSION
-from heavy.storage.sqlite.sessions import Run
-from heavy.turns.stores import Accepted, Fence, Finish, LeaseLost, NewTurn, SessionRow, StoredMessage, TurnRow
-
-GET = "SELECT * FROM turns WHERE tenant = ? AND turn_id = ?"
-
-UPSERT_SESSION = """
-INSERT INTO sessions (tenant, session_id, agent_id, user_id, config_hash, turn_seq, active, message_count, created_at, updated_at)
-VALUES (?1, ?2, ?3, ?4, ?5, 1, 1, 1, ?6, ?6)
-ON CONFLICT (tenant, session_id) DO UPDATE SET
-    turn_seq = turn_seq + 1, active = active + 1, message_count = message_count + 1,
-    user_id = COALESCE(user_id, excluded.user_id), updated_at = excluded.updated_at
-WHERE agent_id = excluded.agent_id
-RETURNING *
-"""
-
-INSERT_TURN = """
-INSERT INTO turns (tenant, session_id, seq, turn_id, agent_id, state, attempt, owner, lease_until, config_hash, request, plan, created_at,
-    started_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
-
-INSERT_MESSAGE = "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
-
-CLAIM = """
-UPDATE turns AS t SET state = 'running', attempt = attempt + 1, owner = ?3, lease_until = ?4, started_at = COALESCE(started_at, ?5)
-WHERE tenant = ?1 AND turn_id = ?2 AND state = 'waiting' AND NOT EXISTS (
-    SELECT 1 FROM turns e WHERE e.tenant = t.tenant AND e.session_id = t.session_id AND e.seq < t.seq AND e.state IN ('waiting', 'running'))
-RETURNING *
-"""
-
-TAKE_OVER = """
-UPDATE turns SET state = 'running', attempt = attempt + 1, owner = ?1, lease_until = ?2, started_at = COALESCE(started_at, ?3)
-WHERE rowid IN (
-    SELECT c.rowid FROM turns c
-    WHERE c.state IN ('waiting', 'running') AND c.lease_until < ?3 AND NOT EXISTS (
-        SELECT 1 FROM turns e
-        WHERE e.tenant = c.tenant AND e.session_id = c.session_id AND e.seq < c.seq AND e.state IN ('waiting', 'running'))
-    ORDER BY c.lease_until LIMIT ?4)
-RETURNING *
-"""
-
-RENEW = "UPDATE turns SET lease_until = ?3 WHERE owner = ?1 AND turn_id = ?2 AND state IN ('waiting', 'running')"
-
-CANCEL_REQUESTS = "SELECT turn_id FROM turns WHERE owner = ? AND state = 'running' AND cancel_requested"
-
-STEP = """
-UPDATE turns SET llm_calls = ?4, input_tokens = ?5, cached_tokens = ?6, output_tokens = ?7, cost_usd = ?8
-WHERE tenant = ?1 AND turn_id = ?2 AND attempt = ?3 AND state = 'running' RETURNING session_id, seq
-"""
-
-FINISH_TURN = """
-UPDATE turns SET state = ?9, reply = ?10, error = ?11, finished_at = ?12,
-    llm_calls = ?4, input_tokens = ?5, cached_tokens = ?6, output_tokens = ?7, cost_usd = ?8
-WHERE tenant = ?1 AND turn_id = ?2 AND attempt = ?3 AND state = 'running' RETURNING session_id, seq
-"""
-
-FINISH_SESSION = """
-UPDATE sessions SET active = active - 1, status = ?3, current_skill = ?4, updated_at = ?5,
-    greeting = COALESCE(NULLIF(?6, ''), greeting), config_hash = COALESCE(NULLIF(?7, ''), config_hash), profile = COALESCE(?8, profile),
-    message_count = message_count + ?9, llm_calls = llm_calls + ?10, input_tokens = input_tokens + ?11,
-    cached_tokens = cached_tokens + ?12, output_tokens = output_tokens + ?13, cost_usd = cost_usd + ?14
-WHERE tenant = ?1 AND session_id = ?2 RETURNING *
-"""
-
-CANCEL = """
-UPDATE turns SET cancel_requested = 1, reply = CASE WHEN state = 'waiting' THEN ?3 ELSE reply END,
-    finished_at = CASE WHEN state = 'waiting' THEN ?4 END, state = CASE WHEN state = 'waiting' THEN 'cancelled' ELSE state END
-WHERE tenant = ?1 AND turn_id = ?2 AND state IN ('waiting', 'running') RETURNING *
-"""
-
-ONE_LESS = "UPDATE sessions SET active = active - 1, updated_at = ?3 WHERE tenant = ?1 AND session_id = ?2"
-
-TURN_MESSAGES = """
-SELECT m.* FROM messages m JOIN turns t ON m.tenant = t.tenant AND m.session_id = t.session_id AND m.turn_seq = t.seq
-WHERE t.tenant = ? AND t.turn_id = ? ORDER BY m.idx
-"""
-
-RULE_SESSION = """
-INSERT INTO sessions (tenant, session_id, agent_id, user_id, status, config_hash, greeting, turn_seq, active, message_count, created_at,
-    updated_at)
-VALUES (:tenant, :session_id, :agent_id, :user_id, COALESCE(NULLIF(:status, ''), 'ready'), :config_hash, :greeting, 1, 0, 2, :at, :at)
-ON CONFLICT (tenant, session_id) DO UPDATE SET
-    turn_seq = turn_seq + 1, message_count = message_count + 2, status = COALESCE(NULLIF(:status, ''), status),
-    greeting = COALESCE(NULLIF(:greeting, ''), greeting), user_id = COALESCE(user_id, excluded.user_id),
-    config_hash = excluded.config_hash, updated_at = max(updated_at, excluded.updated_at)
-RETURNING turn_seq
-"""
-
-RULE_TURN = """
-INSERT INTO turns (tenant, session_id, seq, turn_id, agent_id, state, config_hash, request, reply, created_at, started_at, finished_at)
-VALUES (:tenant, :session_id, :seq, :turn_id, :agent_id, 'done', :config_hash, :request, :reply, :at, :at, :at)
-"""
+from heavy.storage.sqlite.sessions import INSERT_MESSAGE, Run, append_events, arm, one
+from heavy.turns.stores import (
+    Accepted,
+    ArmTimer,
+    Fence,
+    Finish,
+    LeaseLost,
+    NewTurn,
+    Outrun,
+    SessionEvent,
+    SessionRow,
+    StoredMessage,
+    TurnRow,
+)
 
 
 class SqliteTurns:
@@ -127,32 +51,37 @@ class SqliteTurns:
     async def accept(self, turn: NewTurn, *, owner: str, lease_seconds: float) -> Accepted:
         """Creates session, turn and message 0; `new_session` stays true when the first turn's accept is repeated."""
         request, plan = to_json(turn.request), to_json(turn.plan)
-        content = message_json(Message("user", turn.user_message))
+        opening = opening_of(turn)
+        asked = 0 if opening is None else 1
         key = (turn.tenant, turn.session_id)
 
         def accept(c: sqlite3.Connection) -> Accepted:
-            known = c.execute(GET, (turn.tenant, turn.turn_id)).fetchone()
+            known = c.execute(sql.GET, (turn.tenant, turn.turn_id)).fetchone()
             if known:
                 session = c.execute(GET_SESSION, (turn.tenant, known["session_id"])).fetchone()
                 return Accepted(session_of(session), turn_of(known), new_session=known["seq"] == 1)
-            row = _one(c, UPSERT_SESSION, (*key, turn.agent_id, text(turn.user_id), turn.config_hash, time.time()))
-            if row is None:
+            there = c.execute(GET_SESSION, key).fetchone()
+            if there and there["agent_id"] != turn.agent_id:
                 raise InvalidRequest("the session belongs to another agent", field="agent_id")
+            if turn.after_seq is not None and (there is None or there["active"] or there["turn_seq"] != turn.after_seq):
+                raise Outrun
+            row = one(c, sql.UPSERT_SESSION, (*key, turn.agent_id, text(turn.user_id), turn.config_hash, time.time(), asked))
             accepted = accepted_of(row, turn, owner, lease_seconds)
             t = accepted.turn
             head = (*key, t.seq, t.turn_id, t.agent_id, t.state, t.attempt, owner, t.lease_until, t.config_hash)
-            c.execute(INSERT_TURN, (*head, request, plan, t.created_at, t.started_at))
-            c.execute(INSERT_MESSAGE, (*key, t.seq, 0, t.turn_id, content, t.created_at))
+            c.execute(sql.INSERT_TURN, (*head, request, plan, t.created_at, t.started_at, asked))
+            if opening is not None:
+                c.execute(INSERT_MESSAGE, (*key, t.seq, 0, t.turn_id, opening, t.created_at))
             return accepted
 
         return await self._write(accept)
 
     async def claim(self, tenant: str, turn_id: str, *, owner: str, lease_seconds: float) -> TurnRow | None:
-        """Makes a waiting turn running if it is the first active one of its session."""
+        """Makes a waiting turn running if its time has come."""
 
         def claim(c: sqlite3.Connection) -> Any:
             now = time.time()
-            return _one(c, CLAIM, (tenant, turn_id, owner, now + lease_seconds, now))
+            return one(c, sql.CLAIM, (tenant, turn_id, owner, now + lease_seconds, now))
 
         row = await self._write(claim)
         return turn_of(row) if row else None
@@ -162,7 +91,8 @@ class SqliteTurns:
 
         def take(c: sqlite3.Connection) -> list[Any]:
             now = time.time()
-            return c.execute(TAKE_OVER, (owner, now + lease_seconds, now, limit)).fetchall()
+            left = c.execute(sql.LEFT, (now, limit)).fetchall()
+            return [one(c, sql.TAKE_OVER, (r["tenant"], r["turn_id"], owner, now + lease_seconds, now)) for r in left]
 
         return [turn_of(r) for r in await self._write(take)]
 
@@ -173,20 +103,22 @@ class SqliteTurns:
 
         def renew(c: sqlite3.Connection) -> list[str]:
             until = time.time() + lease_seconds
-            return [i for i in turn_ids if c.execute(RENEW, (owner, i, until)).rowcount]
+            return [i for i in turn_ids if c.execute(sql.RENEW, (owner, i, until)).rowcount]
 
         return await self._write(renew)
 
     async def cancel_requests(self, owner: str) -> Sequence[str]:
         """Running turns of this owner whose end was asked for."""
-        return [r["turn_id"] for r in await self._read(lambda c: c.execute(CANCEL_REQUESTS, (owner,)).fetchall())]
+        return [r["turn_id"] for r in await self._read(lambda c: c.execute(sql.CANCEL_REQUESTS, (owner,)).fetchall())]
 
-    async def step(self, fence: Fence, *, first_idx: int, messages: Sequence[Message], usage: Usage) -> None:
+    async def step(
+        self, fence: Fence, *, first_idx: int, messages: Sequence[Message], usage: Usage, decision: Mapping[str, Any] | None = None
+    ) -> None:
         """Commits messages of a running turn. Raises LeaseLost."""
         contents = [message_json(m) for m in messages]
 
         def step(c: sqlite3.Connection) -> None:
-            row = _one(c, STEP, (fence.tenant, fence.turn_id, fence.attempt, *usage_values(usage)))
+            row = one(c, sql.STEP, (fence.tenant, fence.turn_id, fence.attempt, *usage_values(usage), to_json(decision)))
             if row is None:
                 raise LeaseLost
             _append(c, fence, row, first_idx, contents, time.time())
@@ -196,19 +128,81 @@ class SqliteTurns:
     async def finish(self, fence: Fence, finish: Finish) -> SessionRow:
         """Ends a running turn and updates its session. Raises LeaseLost."""
         contents = [message_json(m) for m in finish.messages]
-        usage, reply, error, profile = usage_values(finish.usage), to_json(finish.reply), to_json(finish.error), to_json(finish.profile)
+        usage, reply, error = usage_values(finish.usage), to_json(finish.reply), to_json(finish.error)
+        profile, handoff = to_json(finish.profile), to_json(finish.handoff)
 
         def end(c: sqlite3.Connection) -> Any:
             now = time.time()
-            row = _one(c, FINISH_TURN, (fence.tenant, fence.turn_id, fence.attempt, *usage, finish.state, reply, error, now))
+            row = one(c, sql.FINISH_TURN, (fence.tenant, fence.turn_id, fence.attempt, *usage, finish.state, reply, error, now))
             if row is None:
                 raise LeaseLost
             _append(c, fence, row, finish.first_idx, contents, now)
-            became = (finish.session_status, text(finish.current_skill), now, finish.greeting, finish.config_hash, profile)
-            more = finish.first_idx - 1 + len(contents)  # message 0 was counted when it was accepted
-            return _one(c, FINISH_SESSION, (fence.tenant, row["session_id"], *became, more, *usage))
+            became = (finish.session_status, text(finish.current_skill), now, finish.greeting, finish.config_hash, profile, handoff)
+            more = finish.first_idx - row["asked"] + len(contents)  # message 0 was counted when it was accepted
+            place = (fence.tenant, row["session_id"])
+            session = one(c, sql.FINISH_SESSION, (*place, *became, len(finish.events), more, *usage))
+            append_events(c, session, finish.events)
+            arm(c, session, finish.timers, row["seq"], now)
+            return session
 
         return session_of(await self._write(end))
+
+    async def pause(
+        self,
+        fence: Fence,
+        *,
+        first_idx: int,
+        messages: Sequence[Message],
+        usage: Usage,
+        approval: Mapping[str, Any],
+        reply: Mapping[str, Any],
+        events: Sequence[SessionEvent],
+    ) -> SessionRow:
+        """A running turn awaits an approval. Raises LeaseLost."""
+        contents = [message_json(m) for m in messages]
+        values = (fence.tenant, fence.turn_id, fence.attempt, *usage_values(usage), to_json(approval), to_json(reply))
+
+        def pause(c: sqlite3.Connection) -> Any:
+            now = time.time()
+            row = one(c, sql.PAUSE, values)
+            if row is None:
+                raise LeaseLost
+            _append(c, fence, row, first_idx, contents, now)
+            session = one(c, sql.TOUCH, (fence.tenant, row["session_id"], -1, len(events), now))
+            append_events(c, session, events)
+            return session
+
+        return session_of(await self._write(pause))
+
+    async def awaiting(self, tenant: str, session_id: str) -> Sequence[TurnRow]:
+        """The turns of a session that await an approval, the oldest first."""
+        return [turn_of(r) for r in await self._read(lambda c: c.execute(sql.AWAITING, (tenant, session_id)).fetchall())]
+
+    async def decide(
+        self,
+        tenant: str,
+        turn_id: str,
+        *,
+        before: Mapping[str, Any],
+        approval: Mapping[str, Any],
+        resume: bool,
+        owner: str,
+        lease_seconds: float,
+        events: Sequence[SessionEvent],
+    ) -> TurnRow | None:
+        """Stores a decision on a turn that awaits one, if its approval is still `before`; else None."""
+        old, new = to_json(before), to_json(approval)
+
+        def decide(c: sqlite3.Connection) -> Any:
+            now = time.time()
+            row = one(c, sql.DECIDE, (tenant, turn_id, old, new, resume, owner, now + lease_seconds))
+            if row is not None:
+                session = one(c, sql.TOUCH, (tenant, row["session_id"], int(resume), len(events), now))
+                append_events(c, session, events)
+            return row
+
+        row = await self._write(decide)
+        return turn_of(row) if row else None
 
     async def cancel(self, tenant: str, turn_id: str, *, reply: Mapping[str, Any] | None = None) -> TurnRow | None:
         """Cancels a waiting turn, asks the owner of a running one; the turn as it is afterwards."""
@@ -216,47 +210,26 @@ class SqliteTurns:
 
         def cancel(c: sqlite3.Connection) -> Any:
             now = time.time()
-            row = _one(c, CANCEL, (tenant, turn_id, text_of_reply, now))
+            row = one(c, sql.CANCEL, (tenant, turn_id, text_of_reply, now))
             if row is not None and row["state"] == "cancelled":
-                c.execute(ONE_LESS, (tenant, row["session_id"], now))
-            return row or c.execute(GET, (tenant, turn_id)).fetchone()
+                c.execute(sql.CANCEL_SESSION, (tenant, turn_id, now))
+            return row or c.execute(sql.GET, (tenant, turn_id)).fetchone()
 
         row = await self._write(cancel)
         return turn_of(row) if row else None
 
     async def get(self, tenant: str, turn_id: str) -> TurnRow | None:
         """The turn, None when unknown to this tenant."""
-        row = await self._read(lambda c: c.execute(GET, (tenant, turn_id)).fetchone())
+        row = await self._read(lambda c: c.execute(sql.GET, (tenant, turn_id)).fetchone())
         return turn_of(row) if row else None
 
     async def turn_messages(self, tenant: str, turn_id: str) -> Sequence[StoredMessage]:
         """All messages of one turn in order."""
-        return [stored_message_of(r) for r in await self._read(lambda c: c.execute(TURN_MESSAGES, (tenant, turn_id)).fetchall())]
+        return [stored_message_of(r) for r in await self._read(lambda c: c.execute(sql.TURN_MESSAGES, (tenant, turn_id)).fetchall())]
 
-    async def record_rule_turns(self, entries: Sequence[JournalEntry]) -> int:
-        """Stores rule-answered turns; how many were new."""
-        rows = [dict(zip(RULE_COLUMNS, values, strict=True)) for values in rule_rows(entries)]
-
-        def record(c: sqlite3.Connection) -> int:
-            new = 0
-            for row in rows:
-                if c.execute(GET, (row["tenant"], row["turn_id"])).fetchone():
-                    continue
-                new += 1
-                row["seq"] = _one(c, RULE_SESSION, row)["turn_seq"]
-                c.execute(RULE_TURN, row)
-                place = (row["tenant"], row["session_id"], row["seq"])
-                c.execute(INSERT_MESSAGE, (*place, 0, row["turn_id"], row["question"], row["at"]))
-                c.execute(INSERT_MESSAGE, (*place, 1, row["turn_id"], row["answer"], row["at"]))
-            return new
-
-        return await self._write(record) if rows else 0
-
-
-def _one(c: sqlite3.Connection, statement: str, args: Any) -> Any:
-    """The only row of a statement with RETURNING. All of it is fetched: a half-read one would keep the transaction from committing."""
-    rows = c.execute(statement, args).fetchall()
-    return rows[0] if rows else None
+    async def record_rule_turns(self, entries: Sequence[JournalEntry], timers: Mapping[str, ArmTimer] = MappingProxyType({})) -> int:
+        """Stores rule-answered turns and arms the timers of their agents; how many were new."""
+        return await self._write(record(entries, timers)) if entries else 0
 
 
 def _append(c: sqlite3.Connection, fence: Fence, turn: Any, first_idx: int, contents: Sequence[str], now: float) -> None:

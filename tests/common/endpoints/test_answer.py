@@ -60,6 +60,14 @@ def test_arguments_of_an_llm_win_over_nothing_that_the_system_or_the_request_gav
     assert (v["account"], v["session_id"], v["raw_input"], v["chatbotId"], v["reason"]) == ("mine", "s-1", "hello", "cb-7", "broken")
 
 
+def test_the_profile_gives_way_to_every_other_source_of_that_name() -> None:
+    template = flow(response_template="{profile.name}|{profile.tags[0]}|{profile.gone}|{profile}")
+    assert template.render(variables(profile={"name": "Ann", "tags": ["vip"]})) == 'Ann|vip||{"name":"Ann","tags":["vip"]}'
+    assert template.render(variables()) == "|||{}"
+    assert variables(profile={"name": "Ann"}, arguments={"profile": "A long one"})["profile"] == "A long one"
+    assert variables(profile={"session_id": "forged"})["session_id"] == "s-1"
+
+
 def test_parameter_mapping() -> None:
     mapping = {
         "text": "raw_input",
@@ -127,6 +135,22 @@ async def test_on_empty(api: HostileApi, caller: HttpCaller) -> None:
     assert (await perform(flow(api.url + "/none", on_empty="Nothing there."), {}, caller)).text == "Nothing there."
     # an answer that does not show the result does not need one
     assert (await perform(flow(api.url + "/none", response_template="Done."), {}, caller)).text == "Done."
+
+
+async def test_a_silent_flow_has_an_empty_answer_whatever_comes(api: HostileApi, caller: HttpCaller) -> None:
+    silent = flow(api.url + "/none", silent=True, response_template="{result}", on_empty="Nothing.")
+    assert (await perform(silent, variables(), caller)).text == ""
+    assert flow(silent=True).static == ""
+    assert (await perform(flow(api.url + "/fail/500", silent=True), variables(), caller)).text is None
+
+
+async def test_system_actions_may_have_a_call(api: HostileApi, caller: HttpCaller) -> None:
+    endpoint = Endpoint(url=api.url + "/tickets")
+    action = compile_action(
+        "system", SystemAction(action_id="a", handler="close", endpoint=endpoint, response_template="Bye {result.path}."), {}
+    )
+    assert (await perform(action, variables(), caller)).text == "Bye /tickets."
+    assert action.static is None
 
 
 async def test_function_skills(api: HostileApi, caller: HttpCaller) -> None:

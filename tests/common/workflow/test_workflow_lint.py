@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from common.workflow.lint import lint
+from common.workflow.lint_sessions import question_parameter
 from common.workflow.load import Examined, examine_text
 from common.workflow.problems import Problem
-from common.workflow.schema import Workflow
+from common.workflow.schema import Tool, Workflow
 
 URL = "http://shop.example/x"
 
@@ -37,6 +38,16 @@ def tool(**fields: Any) -> dict[str, Any]:
 def call(**endpoint: Any) -> dict[str, Any]:
     return flow(endpoint={"url": URL, **endpoint})
 
+
+def system(**fields: Any) -> dict[str, Any]:
+    return {"system_actions": [{"action_id": "a", "handler": "handoff", **fields}]}
+
+
+BYE = system(action_id="bye", handler="close")
+BYE_TIMER = {"timer_id": "bye", "delay_seconds": 300, "action_type": "system", "action_target": "bye"}
+AFTER_BYE = {"timer_id": "after", "delay_seconds": 600, "message": "Are you still there?"}
+TWO_NUMBERS = {"type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "number"}}, "required": ["a", "b"]}
+NAME = system(handler="update_profile", parameters={"type": "object", "properties": {"name": {"type": "string"}}})
 
 ERRORS: list[tuple[str, dict[str, Any], str, str]] = [
     ("unknown_target", {"skills": [{"skill_id": "s", "tools": ["x"], "system_prompt": "p"}]}, "$.skills[0].tools[0]", "no tool 'x'"),
@@ -87,6 +98,9 @@ ERRORS: list[tuple[str, dict[str, Any], str, str]] = [
     ("bad_test", {"tests": [{"expect": {"action": "message"}}]}, "$.tests[0]", "either say or turns"),
     ("bad_test", {"tests": [{"turns": [], "expect": {"action": "message"}}]}, "$.tests[0].turns", "empty"),
     ("bad_server", {"mcp_servers": [{"name": "m"}]}, "$.mcp_servers[0]", "command or url"),
+    ("bad_server", {"mcp_servers": [{"name": "m", "command": []}]}, "$.mcp_servers[0].command", "is empty"),
+    ("duplicate_id", {**tool(name="m__x"), "mcp_servers": [{"name": "m", "command": ["x"]}]}, "$.mcp_servers[0].name", "'m__x'"),
+    ("bad_url", {"kb_config": {"enabled": True}, "retrieve_knowledge_url": "kb.example"}, "$.retrieve_knowledge_url", "http://"),
 ]
 
 
@@ -120,8 +134,30 @@ WARNINGS: list[tuple[str, dict[str, Any], str, str]] = [
     ("secret_literal", call(body={"k": "sk-abcdefghijklmnopqrst"}), "$.flows[0].endpoint.body.k", "secret"),
     ("env_elsewhere", call(body={"k": "${KEY}"}), "$.flows[0].endpoint.body.k", "${KEY}"),
     ("autofill_marker", call(body={"dialogId": "todo_autofill_by_system"}), "$.flows[0].endpoint.body.dialogId", "fills nothing"),
-    ("no_effect_yet", tool(approval=True), "$.tools[0].approval", "approval"),
-    ("no_effect_yet", {"limits": {"tokens": 5}}, "$.limits", "limits"),
+    ("plain_text", {"timers": [{**AFTER_BYE, "message": "Hello {user_id}"}]}, "$.timers[0].message", "{user_id}"),
+    ("plain_text", system(deadline_seconds=9, deadline_message="{profile.name}"), "$.system_actions[0].deadline_message", "{profile"),
+    ("timer_never_fires", {**BYE, "timers": [BYE_TIMER, AFTER_BYE]}, "$.timers[1].timer_id", "'bye', which closes the session"),
+    ("no_effect", {"max_iterations": 3, "iteration_strategy": "single_shot"}, "$.max_iterations", "acts once"),
+    ("no_effect", flow(silent=True), "$.flows[0].response_template", "silent"),
+    ("no_effect", system(silent=True, response_template="x"), "$.system_actions[0].response_template", "silent"),
+    ("no_effect", system(deadline_message="x"), "$.system_actions[0].deadline_message", "no deadline"),
+    ("no_effect", system(handler="close", deadline_seconds=5), "$.system_actions[0].deadline_seconds", "this is close"),
+    ("no_effect", {"skills": [{"skill_id": "s", "system_prompt": "p", "endpoint": {"url": URL}}]}, "$.skills[0].endpoint", "agent skill"),
+    ("no_effect", {**tool(), "kb_config": {"enabled": True, "tool_name": "t", "enhance_conditions": ["how"]}}, "", "every message"),
+    ("no_effect", {**tool(), "kb_config": {"enabled": True, "tool_name": "t", "auto_enhance": False}}, "$.kb_config", "no message"),
+    ("no_effect", {**tool(), "kb_config": {"tool_name": "t"}, "retrieve_knowledge_url": URL}, "$.retrieve_knowledge_url", "'t' is asked"),
+    ("no_effect", {"learned_routes": {"enabled": True}, "multi_turn": "router"}, "$.learned_routes", "intent match"),
+    (
+        "no_effect",
+        {"mcp_servers": [{"name": "m", "command": ["x"], "headers": {"A": "b"}}]},
+        "$.mcp_servers[0].headers",
+        "a command has no",
+    ),
+    ("no_effect", {"mcp_servers": [{"name": "m", "url": URL, "env": {"A": "b"}}]}, "$.mcp_servers[0].env", "by its URL"),
+    ("no_question", {**tool(parameters=TWO_NUMBERS), "kb_config": {"tool_name": "t"}}, "$.kb_config.tool_name", "can take the question"),
+    ("no_question", {**tool(approval=True), "kb_config": {"tool_name": "t"}}, "$.kb_config.tool_name", "approval"),
+    ("unknown_profile", flow(response_template="Hello {profile.name}"), "$.flows[0].response_template", "{profile.name}"),
+    ("unknown_profile", {**flow(on_error="{profile.nmae}"), **NAME}, "$.flows[0].on_error", "{profile.nmae}"),
     ("bad_test", {"tests": [{"say": "x", "expect": {}}]}, "$.tests[0].expect", "expects nothing"),
 ]
 
@@ -198,12 +234,59 @@ def test_secrets_are_not_repeated_in_problems() -> None:
         assert "s3cr3t" not in str(problem)
 
 
-def test_a_skill_may_name_done_and_the_tools_of_a_server() -> None:
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("done", ""),
+        ("files", ""),
+        ("files__read", ""),
+        ("files__write", "the MCP server 'files' has no 'write' among its tools"),
+        ("web__any", ""),
+        ("files_read", "there is no tool 'files_read'"),
+        ("filesystem", "there is no tool 'filesystem'"),
+    ],
+)
+def test_a_skill_may_name_done_and_the_tools_of_a_server(name: str, says: str) -> None:
     doc = {
-        "mcp_servers": [{"name": "files", "command": ["x"]}],
-        "skills": [{"skill_id": "s", "system_prompt": "p", "tools": ["done", "files__read"]}],
+        "mcp_servers": [{"name": "files", "command": ["x"], "tools": ["read"]}, {"name": "web", "url": URL}],
+        "skills": [{"skill_id": "s", "system_prompt": "p", "tools": [name]}],
     }
-    assert [p for p in examined(doc).problems if p.code == "unknown_target"] == []
+    assert [p.message for p in examined(doc).problems if p.code == "unknown_target"] == ([says] if says else [])
+
+
+@pytest.mark.parametrize(
+    ("properties", "required", "expected"),
+    [
+        ({"limit": {}, "q": {}, "query": {}}, [], "query"),
+        ({"limit": {"type": "integer"}, "subject": {"type": "string"}}, ["limit", "subject"], "subject"),
+        ({"what": {"type": "array"}}, [], "what"),
+        ({"a": {"type": "string"}, "b": {"type": "string"}}, ["a", "b"], None),
+        ({"a": True, "b": None}, "a", None),
+        (["a"], [], None),
+    ],
+)
+def test_the_parameter_that_takes_the_question(properties: Any, required: Any, expected: str | None) -> None:
+    one = Tool.model_validate({"name": "t", "endpoint": {"url": URL}, "parameters": {"properties": properties, "required": required}})
+    assert question_parameter(one) == expected
+
+
+def test_sound_sessions_are_not_complained_about() -> None:
+    doc = {
+        **tool(parameters={"type": "object", "properties": {"query": {"type": "string"}}}),
+        **flow(response_template="{profile.name}, {profile.anything}"),
+        "system_actions": [
+            {"action_id": "note", "handler": "update_profile"},
+            {"action_id": "human", "handler": "handoff", "deadline_seconds": 60, "deadline_message": "later"},
+            *BYE["system_actions"],
+        ],
+        "timers": [AFTER_BYE, BYE_TIMER],
+        "kb_config": {"enabled": True, "tool_name": "t", "auto_enhance": False, "enhance_conditions": ["how"]},
+        "limits": {"tokens": 5},
+    }
+    allowed = {"no_fallback", "untested_flow"}
+    assert [p for p in examined(doc).problems if p.code not in allowed] == []
+    by_url = {"kb_config": {"enabled": True}, "retrieve_knowledge_url": URL}
+    assert [p for p in examined(by_url).problems if p.code not in allowed] == []
 
 
 def test_the_check_of_patterns_is_the_callers() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from common.workflow.patterns import foreign_construct, group_names
-from common.workflow.placeholders import env_names, fill_env, placeholders
+from common.workflow.placeholders import env_names, fill_env, placeholders, variables_of
+from common.workflow.schema import Flow, Tool
 
 
 @pytest.mark.parametrize(
@@ -76,3 +77,17 @@ def test_placeholders_are_told_from_braces() -> None:
 def test_environment_names_are_filled_once() -> None:
     assert env_names("${A}/${B_1}/{a}/$C") == ["A", "B_1"]
     assert fill_env("${A}-${B}-{a}", {"A": "${B}"}) == "${B}-${B}-{a}"
+
+
+def test_the_variables_that_an_action_takes() -> None:
+    action = Tool.model_validate(
+        {
+            "name": "t",
+            "endpoint": {"url": "http://x.example/{a}", "headers": {"B": "{b}"}, "query_params": {"q": ["{c.d}"]}, "body": {"e": "{e}"}},
+            "response_template": "{result.f} {{not_one}}",
+            "on_error": "{g}",
+            "parameter_mapping": {"h": "profile.name"},
+        }
+    )
+    assert variables_of(action) == {"a", "b", "c", "e", "result", "g", "profile"}
+    assert variables_of(Flow(flow_id="f", response_template="plain")) == set()

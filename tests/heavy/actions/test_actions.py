@@ -2,185 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 
 import pytest
-from aiohttp import web
 
-from common.contracts.query import Usage
 from common.endpoints.call import HttpCaller
-from common.endpoints.egress import EgressPolicy
 from common.errors import ConfigInvalid
 from common.workflow.schema import Workflow
 from heavy.actions.compiled import compile_workflow
-from heavy.actions.context import ActionContext, ActionResult, ActionStep
+from heavy.actions.context import ActionResult
 from heavy.actions.dispatch import act
-from heavy.agent.scripted import Say, Script, ScriptedGateway
-from heavy.agent.steps import Delta, Step, ToolEnded, ToolStarted
+from heavy.agent.scripted import Say
+from heavy.agent.steps import Delta, ToolEnded, ToolStarted
 from heavy.intents.matcher import Intent
 from heavy.llm.types import LLMCallFailed, Message, ToolCall
-
-ORDER_ID = {"type": "object", "properties": {"order_id": {"type": "string"}}, "required": ["order_id"]}
-
-
-class Business:
-    """Counts what it was asked; /fail fails, /empty has nothing."""
-
-    def __init__(self) -> None:
-        self.seen: list[dict[str, Any]] = []
-        self.port = 0
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json() if request.can_read_body else None
-        self.seen.append(
-            {"path": request.path, "body": body, "key": request.headers.get("Idempotency-Key"), "bot": request.headers.get("X-Bot")}
-        )
-        if request.path == "/fail":
-            return web.Response(status=500, text="secret stack trace")
-        if request.path == "/empty":
-            return web.json_response([])
-        return web.json_response({"status": "shipped", "path": request.path})
-
-
-@pytest.fixture
-async def business() -> AsyncIterator[Business]:
-    business = Business()
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", business.handle)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    business.port = runner.addresses[0][1]
-    yield business
-    await runner.cleanup()
-
-
-@pytest.fixture
-async def caller() -> AsyncIterator[HttpCaller]:
-    async with HttpCaller(EgressPolicy(allow=("127.0.0.1",))) as caller:
-        yield caller
-
-
-def document(port: int) -> dict[str, Any]:
-    url = f"http://127.0.0.1:{port}"
-    return {
-        "agent_id": "shop",
-        "basic_settings": {"name": "Shop desk", "chatbot_id": "cb-77", "tone": "brief"},
-        "sop": ["Understand.", "Act."],
-        "constraints": "Never promise a date.",
-        "fallback_message": "Sorry, I could not do that.",
-        "tools": [
-            {
-                "name": "get_order",
-                "description": "Look an order up",
-                "parameters": ORDER_ID,
-                "endpoint": {"url": url + "/orders/{order_id}", "headers": {"X-Bot": "{chatbotId}"}},
-            },
-            {
-                "name": "refund",
-                "description": "Refund",
-                "parameters": {
-                    "type": "object",
-                    "properties": {
-                        "order_id": {"type": "string"},
-                        "message": {"type": "string"},
-                        "user_id": {"type": "string"},
-                        "shop": {"type": "string"},
-                    },
-                },
-                "endpoint": {
-                    "url": url + "/refunds",
-                    "method": "POST",
-                    "body": {
-                        "order": "{order_id}",
-                        "message": "{message}",
-                        "session": "{session_id}",
-                        "user": "{user_id}",
-                        "shop": "{shop}",
-                    },
-                },
-            },
-            {
-                "name": "stock",
-                "parameters": {"type": "object", "properties": {"item": {"type": "string"}}},
-                "endpoint": {"url": url + "/stock"},
-                "response_template": "Stock of {item}: {result.status}",
-            },
-            {"name": "broken", "endpoint": {"url": url + "/fail", "retries": 0}, "response_template": "never"},
-            {"name": "erase", "endpoint": {"url": url + "/erase", "method": "POST"}, "approval": True},
-        ],
-        "skills": [
-            {
-                "skill_id": "refund_desk",
-                "system_prompt": "SKILLMARK",
-                "tools": ["get_order", "refund", "erase", "gone"],
-                "max_iterations": 8,
-            },
-            {
-                "skill_id": "mood",
-                "execution_mode": "function",
-                "endpoint": {"url": url + "/mood", "method": "POST", "body": {"text": "{input}"}},
-                "response_template": "Mood: {result.status}",
-            },
-        ],
-        "flows": [
-            {"flow_id": "hours", "response_template": "We open at 9."},
-            {
-                "flow_id": "status",
-                "endpoint": {"url": url + "/orders/{order_id}"},
-                "response_template": "Order {order_id} is {result.status}.",
-            },
-            {"flow_id": "failing", "endpoint": {"url": url + "/fail", "retries": 0}},
-            {"flow_id": "excused", "endpoint": {"url": url + "/fail", "retries": 0}, "on_error": "Not today."},
-            {"flow_id": "nothing", "endpoint": {"url": url + "/empty"}},
-        ],
-        "system_actions": [
-            {"action_id": "human", "handler": "handoff", "response_template": "A person takes over."},
-            {"action_id": "bye", "handler": "close"},
-            {"action_id": "note", "handler": "update_profile", "silent": True},
-        ],
-    }
-
-
-class World:
-    """An action context over the business API, and what came of acting in it."""
-
-    def __init__(self, business: Business, caller: HttpCaller, script: Script, **changes: Any) -> None:
-        message = changes.pop("message", "hello")
-        workflow = Workflow.model_validate({**document(business.port), **changes.pop("doc", {})})
-        self.gateway = ScriptedGateway(script)
-        self.ctx = ActionContext(
-            compiled=compile_workflow(workflow, {}),
-            gateway=self.gateway,
-            caller=caller,
-            message=message,
-            turn_id="t_1",
-            session_id="s-1",
-            user_id="u-1",
-            transcript=[Message("user", message)],
-        )
-        self.ctx = replace(self.ctx, **changes)
-        self.items: list[ActionStep] = []
-        self.usage = Usage()
-        self.committed: list[Message] = []
-
-    async def act(self, kind: Any, target: str | None = None, **parameters: Any) -> ActionResult:
-        async with aclosing(act(self.ctx, Intent(kind, target, parameters))) as steps:
-            self.items = [step async for step in steps]
-        result = self.items[-1]
-        assert isinstance(result, ActionResult)
-        assert [i for i in self.items if isinstance(i, ActionResult)] == [result]
-        if len(self.ctx.committed) == 1:
-            assert "".join(i.text for i in self.items if isinstance(i, Delta)) == result.text
-        for item in self.items:
-            if isinstance(item, Step | ActionResult):
-                self.usage.add(item.usage)
-                self.committed += item.messages
-        return result
+from tests.support.acting import NO_SOP, Business, World, document
 
 
 async def test_plain_message_under_sop_and_constraints(business: Business, caller: HttpCaller) -> None:
@@ -229,37 +66,26 @@ async def test_agent_skill_asks_back_and_stays_in_conversation(business: Busines
     )
 
 
-async def test_tools_that_need_an_approval_stay_blocked(business: Business, caller: HttpCaller) -> None:
-    world = World(business, caller, [Say("", [("erase", {})]), Say("", [("done", {"message": "I may not."})])])
-    await world.act("skill", "refund_desk")
-    assert business.seen == []
-    ended = next(i for i in world.items if isinstance(i, ToolEnded))
-    assert not ended.ok
-    world = World(business, caller, [Say("A person has to approve that.")])
-    assert (await world.act("tool", "erase")).text == "A person has to approve that."
-    assert business.seen == []
-
-
 async def test_function_skill(business: Business, caller: HttpCaller) -> None:
-    result = await World(business, caller, [], message="I love it").act("skill", "mood")
+    result = await World(business, caller, [], message="I love it", doc=NO_SOP).act("skill", "mood")
     assert (result.text, result.action_type) == ("Mood: shipped", "skill")
     assert business.seen[0]["body"] == {"text": "I love it"}
-    await World(business, caller, [], message="mood of x").act("skill", "mood", input="x")
+    await World(business, caller, [], message="mood of x", doc=NO_SOP).act("skill", "mood", input="x")
     assert business.seen[1]["body"] == {"text": "x"}
 
 
 async def test_flows(business: Business, caller: HttpCaller) -> None:
-    assert (await World(business, caller, []).act("flow", "hours")).text == "We open at 9."
-    result = await World(business, caller, [], groups={"order_id": "A1"}).act("flow", "status")
+    assert (await World(business, caller, [], doc=NO_SOP).act("flow", "hours")).text == "We open at 9."
+    result = await World(business, caller, [], groups={"order_id": "A1"}, doc=NO_SOP).act("flow", "status")
     assert (result.text, result.action_type, result.action_target) == ("Order A1 is shipped.", "flow", "status")
     assert (
-        await World(business, caller, [], groups={"order_id": "A1"}).act("flow", "status", order_id="A2")
+        await World(business, caller, [], groups={"order_id": "A1"}, doc=NO_SOP).act("flow", "status", order_id="A2")
     ).text == "Order A2 is shipped."
-    assert (await World(business, caller, []).act("flow", "excused")).text == "Not today."
+    assert (await World(business, caller, [], doc=NO_SOP).act("flow", "excused")).text == "Not today."
 
 
 async def test_a_flow_without_what_its_url_needs_makes_the_model_ask(business: Business, caller: HttpCaller) -> None:
-    world = World(business, caller, [Say("Which order do you mean?")])
+    world = World(business, caller, [Say("Which order do you mean?")], doc=NO_SOP)
     assert (await world.act("flow", "status")).text == "Which order do you mean?"
     assert business.seen == []
     assert "order_id" in world.gateway.requests[0].messages[0].content
@@ -267,7 +93,7 @@ async def test_a_flow_without_what_its_url_needs_makes_the_model_ask(business: B
 
 @pytest.mark.parametrize(("target", "told"), [("failing", "500"), ("nothing", "no result"), ("unknown", "there is no flow unknown")])
 async def test_a_failing_flow_becomes_a_message_that_knows_why(business: Business, caller: HttpCaller, target: str, told: str) -> None:
-    world = World(business, caller, [Say("I cannot do that now.")])
+    world = World(business, caller, [Say("I cannot do that now.")], doc=NO_SOP)
     result = await world.act("flow", target)
     assert (result.text, result.action_type) == ("I cannot do that now.", "message")
     asked = str(world.gateway.requests)
@@ -299,7 +125,7 @@ async def test_a_tool_by_intent_under_single_shot_acts_once(business: Business, 
 
 
 async def test_a_tool_with_a_template_asks_no_model(business: Business, caller: HttpCaller) -> None:
-    world = World(business, caller, [])
+    world = World(business, caller, [], doc=NO_SOP)
     result = await world.act("tool", "stock", item="kettle")
     assert (result.text, world.gateway.requests) == ("Stock of kettle: shipped", [])
     assert [m.role for m in world.committed] == ["assistant", "tool", "assistant"]
@@ -313,7 +139,7 @@ async def test_a_failing_tool_with_a_template_is_put_into_words(business: Busine
 
 
 async def test_a_tool_without_its_arguments_makes_the_model_ask(business: Business, caller: HttpCaller) -> None:
-    world = World(business, caller, [Say("Which order?")])
+    world = World(business, caller, [Say("Which order?")], doc={"iteration_strategy": "single_shot"})
     result = await world.act("tool", "get_order")
     assert (result.text, business.seen, world.committed) == ("Which order?", [], [Message("assistant", "Which order?")])
     assert "order_id" in world.gateway.requests[0].messages[0].content
@@ -347,7 +173,7 @@ async def test_system_actions(business: Business, caller: HttpCaller) -> None:
 async def test_nothing_said_at_all_gives_the_fallback_message(
     business: Business, caller: HttpCaller, kind: str, target: str | None
 ) -> None:
-    world = World(business, caller, [Say("")])
+    world = World(business, caller, [Say("")], doc=NO_SOP)
     result = await world.act(kind, target)
     assert result.text == "Sorry, I could not do that."
     assert world.committed == [Message("assistant", "Sorry, I could not do that.")]
@@ -381,3 +207,26 @@ async def test_a_resumed_skill_whose_stream_was_lost_is_shown_whole(business: Bu
     world = World(business, caller, [Say("", [("done", {"message": "Shipped."})])], transcript=[Message("user", "hi"), call], shown="")
     result = await world.act("skill", "refund_desk")
     assert result.text == "Let me look.\n\nShipped." == "".join(i.text for i in world.items if isinstance(i, Delta))
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "left"),
+    [
+        ("flow", "hours", ("in_conversation", "mood")),
+        ("system", "human", ("transferred", None)),
+        ("skill", "refund_desk", ("in_conversation", "refund_desk")),
+    ],
+)
+async def test_a_conversation_goes_on_after_an_action_that_interrupted_it(
+    business: Business, caller: HttpCaller, kind: Any, target: str, left: tuple[str, str | None]
+) -> None:
+    world = World(business, caller, [Say("Which order?")])
+    async with aclosing(act(world.ctx, Intent(kind, target, matched_by="rule", resumes="mood"))) as steps:
+        result = [step async for step in steps][-1]
+    assert isinstance(result, ActionResult)
+    assert (result.session_status, result.current_skill) == left
+
+
+async def test_single_leaves_no_skill_open(business: Business, caller: HttpCaller) -> None:
+    result = await World(business, caller, [Say("Which order?")], doc={"multi_turn": "single"}).act("skill", "refund_desk")
+    assert (result.text, result.session_status, result.current_skill) == ("Which order?", "ready", None)

@@ -13,13 +13,16 @@ import pytest
 from common.contracts.query import Usage
 from common.errors import DeadlineExceeded
 from common.workflow.schema import Limits
+from heavy.agent.context import estimate
 from heavy.agent.ends import BadToolCalls
+from heavy.agent.job import Job
 from heavy.agent.loop import run_agent
 from heavy.agent.said import SEPARATOR, said_before
 from heavy.agent.scripted import Say, ScriptedGateway
-from heavy.agent.steps import Delta, Ended, RunEnd, RunStep, Step, ToolEnded, ToolStarted
+from heavy.agent.steps import ApprovalDecision, Delta, Ended, RunEnd, RunStep, Step, ToolEnded, ToolStarted
 from heavy.agent.toolbox import Toolbox, ToolResult, failed
 from heavy.llm.types import Chunk, LLMCallFailed, LLMRequest, Message, TextDelta, ToolCall, ToolSpec
+from tests.support.acting import assert_valid
 
 ORDER = {"type": "object", "properties": {"order_id": {"type": "string"}}, "required": ["order_id"]}
 SPECS = [ToolSpec("get_order", "Look an order up", ORDER), ToolSpec("refund", "Refund an order", ORDER)]
@@ -49,11 +52,11 @@ async def run(gateway: ScriptedGateway, tools: Tools | None = None, **options: A
         "transcript": [USER],
         "model": "default",
         "max_iterations": 8,
-        "require_done": True,
+        "done": "required",
     }
     settings |= options
     items: list[RunStep] = []
-    async with aclosing(run_agent(gateway, (tools or Tools()).box, **settings)) as steps:
+    async with aclosing(run_agent(gateway, (tools or Tools()).box, Job(**settings))) as steps:
         async for item in steps:
             items.append(item)
     end = items[-1]
@@ -64,20 +67,6 @@ async def run(gateway: ScriptedGateway, tools: Tools | None = None, **options: A
     assert shown + "".join(i.text for i in items if isinstance(i, Delta)) == end.end.text
     assert_valid(committed)
     return items, end.end, committed
-
-
-def assert_valid(messages: Sequence[Message]) -> None:
-    """Every tool call is answered exactly once, before anything else is said."""
-    open_calls: set[str | None] = set()
-    for m in messages:
-        if m.role == "tool":
-            assert m.tool_call_id in open_calls
-            open_calls.remove(m.tool_call_id)
-        else:
-            assert not open_calls
-            open_calls = {c.id for c in m.tool_calls}
-            assert len(open_calls) == len(m.tool_calls)
-    assert not open_calls
 
 
 def refund_script() -> list[Say]:
@@ -107,7 +96,7 @@ async def test_tools_then_done(streaming: bool) -> None:
 async def test_every_step_comes_before_the_next_begins() -> None:
     tools = Tools()
     gateway = ScriptedGateway(refund_script())
-    steps = run_agent(gateway, tools.box, system="s", history=[], transcript=[USER], model="default", max_iterations=8, require_done=True)
+    steps = run_agent(gateway, tools.box, Job("s", [USER], "default", 8, done="required"))
     async with aclosing(steps):
         async for item in steps:
             if isinstance(item, Step) and item.messages[0].role == "assistant":
@@ -127,7 +116,7 @@ async def test_an_answer_without_done_leaves_the_conversation_open() -> None:
 
 async def test_an_answer_is_the_end_where_done_is_not_required() -> None:
     gateway = ScriptedGateway([Say("Hello.")])
-    _, end, _ = await run(gateway, require_done=False)
+    _, end, _ = await run(gateway, done="none")
     assert (end.reason, end.done, end.open) == ("answered", True, False)
     assert "done" not in [t.name for t in gateway.requests[0].tools]
 
@@ -297,10 +286,7 @@ async def test_an_llm_error_carries_what_was_said_and_keeps_the_steps() -> None:
     items: list[RunStep] = []
 
     async def read() -> None:
-        run = run_agent(
-            ScriptedGateway(script), Tools().box, system="s", history=[], transcript=[USER], model="m", max_iterations=5, require_done=True
-        )
-        async for item in run:
+        async for item in run_agent(ScriptedGateway(script), Tools().box, Job("s", [USER], "m", 5, done="required")):
             items.append(item)
 
     with pytest.raises(LLMCallFailed) as caught:
@@ -329,16 +315,7 @@ async def test_closing_the_run_cancels_its_tools() -> None:
 
     async def go() -> None:
         async with aclosing(
-            run_agent(
-                ScriptedGateway(refund_script()),
-                Toolbox(SPECS, hang),
-                system="s",
-                history=[],
-                transcript=[USER],
-                model="m",
-                max_iterations=5,
-                require_done=True,
-            )
+            run_agent(ScriptedGateway(refund_script()), Toolbox(SPECS, hang), Job("s", [USER], "m", 5, done="required"))
         ) as steps:
             async for item in steps:
                 if isinstance(item, ToolStarted):
@@ -381,3 +358,96 @@ async def test_the_limit_of_seconds_ends_with_the_partial_answer() -> None:
     _, end, committed = await run(Slow(), limits=Limits(seconds=0.05), fallback="Sorry.")
     assert (end.reason, end.text, end.open) == ("limit:seconds", "So far\n\nSorry.", False)
     assert committed[-1] == Message("assistant", "So far\n\nSorry.")
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [(Limits(tokens=100), "limit:tokens"), (Limits(cost_usd=0.5), "limit:cost_usd"), (Limits(seconds=60), "limit:seconds")],
+)
+async def test_limits_count_what_earlier_attempts_have_used(limits: Limits, reason: str) -> None:
+    begun = [USER, Message("assistant", "Let me look.", (ToolCall("x1", "get_order", '{"order_id": "A1"}'),))]
+    spent, began = Usage(3, 90, 0, 15, 0.6), time.time() - 61
+    tools, gateway = Tools(), ScriptedGateway()
+    _, end, _ = await run(gateway, tools, transcript=begun, limits=limits, spent=spent, began=began, fallback="Sorry.")
+    assert (end.reason, end.text, end.done) == (reason, "Let me look.\n\nSorry.", False)
+    assert (gateway.requests, [n for _, n, _ in tools.ran]) == ([], ["get_order"])
+    assert spent == Usage(3, 90, 0, 15, 0.6)
+    assert end.usage == Usage()
+
+
+async def test_the_limit_of_calls_counts_those_of_earlier_attempts() -> None:
+    order = [ToolCall(f"x{i}", "get_order", f'{{"order_id": "A{i}"}}') for i in (1, 2)]
+    begun = [USER, *(m for c in order for m in (Message("assistant", "", (c,)), Message("tool", "{}", tool_call_id=c.id)))]
+    tools = Tools()
+    script = [Say("", [("get_order", {"order_id": "A3"}), ("get_order", {"order_id": "A4"})]), Say("Enough.")]
+    _, end, _ = await run(ScriptedGateway(script), tools, transcript=begun, limits=Limits(tool_calls=3))
+    assert (end.reason, end.text, len(tools.ran)) == ("limit:tool_calls", "Enough.", 1)
+
+
+async def test_rounds_of_another_run_are_not_counted_but_its_calls_are() -> None:
+    order = [ToolCall(f"x{i}", "get_order", f'{{"order_id": "A{i}"}}') for i in (1, 2)]
+    begun = [USER, *(m for c in order for m in (Message("assistant", "", (c,)), Message("tool", "{}", tool_call_id=c.id)))]
+    tools = Tools()
+    script = [Say("", [("get_order", {"order_id": "A3"})]), Say("Fine.")]
+    _, end, _ = await run(ScriptedGateway(list(script)), tools, transcript=begun, begins=len(begun), max_iterations=2)
+    assert (end.reason, end.text) == ("answered", "Fine.")
+    _, end, _ = await run(ScriptedGateway(list(script)), tools, transcript=begun, begins=len(begun), limits=Limits(tool_calls=2))
+    assert end.reason == "limit:tool_calls"
+
+
+async def test_an_unknown_decision_id_approves_nothing() -> None:
+    tools = Tools()
+    box = Toolbox(SPECS, tools.run, approval=["refund"])
+    job = Job("s", [USER], "m", 5, decisions={"other": ApprovalDecision(True)})
+    items = [i async for i in run_agent(ScriptedGateway([refund_script()[1]]), box, job)]
+    assert isinstance(items[-1], Ended)
+    assert (items[-1].end.reason, tools.ran) == ("awaiting_approval", [])
+
+
+async def test_notes_are_asked_for_once_and_only_where_a_model_is() -> None:
+    asked = 0
+
+    async def notes() -> str:
+        nonlocal asked
+        asked += 1
+        return "NOTES"
+
+    gateway = ScriptedGateway(refund_script())
+    await run(gateway, notes=notes)
+    assert asked == 1
+    assert all(r.messages[0].content.endswith("NOTES") for r in gateway.requests)
+    finished = [USER, Message("assistant", "", (ToolCall("x1", "done", '{"message": "Refunded."}'),))]
+    await run(ScriptedGateway(), transcript=finished, notes=notes)
+    assert asked == 1
+
+
+async def test_a_thousand_turns_of_history_fit() -> None:
+    history = [m for i in range(1000) for m in (Message("user", f"question {i} " + "x" * 400), Message("assistant", f"answer {i}"))]
+    gateway = ScriptedGateway([Say("Summary."), *refund_script()], context_tokens=16_000)
+    _, end, _ = await run(gateway, history=history)
+    assert end.text == "Let me look.\n\nRefunded order A1."
+    assert gateway.requests[0].purpose == "compaction"
+    assert all(estimate(r.messages) < 16_000 for r in gateway.requests)
+    assert "answer 999" in [m.content for m in gateway.requests[1].messages]
+
+
+@pytest.mark.parametrize(
+    "arguments", ["null", "[]", '"x"', "{'a': 1}", "\x00", "{" * 500, '{"order_id": 1e999}', '{"order_id": {"$ref": "x"}}']
+)
+async def test_nonsense_arguments_are_told_to_the_model(arguments: str) -> None:
+    tools = Tools()
+    _, end, committed = await run(ScriptedGateway([Say("", [("get_order", arguments)]), Say("Which order?")]), tools)
+    assert (end.text, tools.ran) == ("Which order?", [])
+    assert '"error"' in committed[2].content
+
+
+async def test_a_gateway_that_finds_too_little_time_left_is_the_runs_own_limit_or_the_callers_deadline() -> None:
+    class Refusing(ScriptedGateway):
+        async def stream(self, request: LLMRequest) -> AsyncIterator[Chunk]:
+            raise DeadlineExceeded("too little time")
+            yield
+
+    _, end, _ = await run(Refusing(), limits=Limits(seconds=30), deadline=time.time() + 60, fallback="Sorry.")
+    assert (end.reason, end.text) == ("limit:seconds", "Sorry.")
+    with pytest.raises(DeadlineExceeded):
+        await run(Refusing(), limits=Limits(seconds=60), deadline=time.time() + 30)

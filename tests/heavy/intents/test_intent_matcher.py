@@ -10,6 +10,7 @@ import pytest
 
 from common.errors import DeadlineExceeded
 from common.workflow.schema import Workflow
+from heavy.agent.context import estimate
 from heavy.agent.scripted import Say, ScriptedGateway
 from heavy.intents.candidates import candidates
 from heavy.intents.matcher import Intent, match_intent, read_intent
@@ -102,6 +103,7 @@ async def test_the_request_is_one_forced_deterministic_choice() -> None:
     assert (request.model, request.tool_choice, request.deterministic, request.purpose) == ("small", "required", True, "intent")
     assert request.tools[0].name == "reply_directly"
     assert request.tools[0].parameters["properties"] == {}
+    assert {"recommend", "status"} & {t.name for t in request.tools} == {"recommend"}  # a flow with rules is chosen by its rules
     assert request.messages[-1] == Message("user", "I want my money back")
     assert [m.content for m in request.messages[1:-1]] == ["hello", "Hi."]
     text = str(request)
@@ -166,3 +168,23 @@ async def test_single_leaves_the_history_out() -> None:
 async def test_a_spent_deadline_makes_no_call() -> None:
     with pytest.raises(DeadlineExceeded):
         await match(Say(""), deadline=time.time() - 1)
+
+
+def test_what_the_session_knows_is_no_parameter() -> None:
+    flow = {"flow_id": "ship", "type": "intent", "response_template": "{city}, {profile.name}, {context.shop}"}
+    [choice] = candidates(Workflow.model_validate({"flows": [flow]}))
+    assert list(choice.spec.parameters["properties"]) == ["city"]
+
+
+async def test_a_thousand_turns_of_history_are_cut_to_the_newest() -> None:
+    history = [m for i in range(1000) for m in (Message("user", f"question {i} " + "x" * 400), Message("assistant", f"answer {i}"))]
+    gateway = ScriptedGateway([Say("", [("refund_desk", {})])])
+    await match_intent(gateway, WORKFLOW, history, "hello")
+    messages = gateway.requests[0].messages
+    assert estimate(messages) < 5000
+    assert messages[-2] == Message("assistant", "answer 999")
+
+
+async def test_notes_stand_behind_the_prompt() -> None:
+    _, gateway = await match(Say("", [("reply_directly", {})]), notes=("Known: Ann.", ""))
+    assert gateway.requests[0].messages[0].content.endswith("\n\nKnown: Ann.")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+
+import pytest
 
 from common.contracts.events import Event
 from common.hotstore import keys
@@ -74,3 +77,41 @@ async def test_nothing_follows_the_end() -> None:
     assert not log.abandoned
     await wait_until(lambda: log.ended, "it has ended")
     await log.flush()
+
+
+class Slow(MemoryHotStore):
+    """Takes an append only once it may; `away` fails it then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may, self.away = asyncio.Event(), False
+
+    async def log_append(self, key: str, at: int, items: Sequence[bytes], ttl: float) -> bool:
+        await self.may.wait()
+        if self.away:
+            raise HotStoreUnavailable("away")
+        return await super().log_append(key, at, items, ttl)
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_a_reader_sees_what_the_hot_store_has(away: bool) -> None:
+    """What a client has seen is there for the node that goes on; with the hot store away it is seen all the same."""
+    store = Slow()
+    store.away = away
+    log, seen = TurnLog(store, "t_3"), []
+
+    async def read() -> None:
+        async for _, line in log.follow(0):
+            seen.append(line)
+
+    reader = asyncio.create_task(read())
+    log.emit(text(1))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert seen == []
+    store.may.set()
+    await wait_until(lambda: len(seen) == 1, "it is seen")
+    assert bool(await store.log_read(keys.events("t_3"), 0)) is not away
+    log.emit(Event("complete", {}))
+    await reader
+    assert seen == log.lines

@@ -1,0 +1,103 @@
+"""PostgreSQL: a step whose commit went through but whose reply was lost is repeated, and the caller hears of it as if nothing had been."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+import pytest
+
+from common.contracts.query import Usage
+from heavy.storage.postgres.connection import Database
+from heavy.storage.postgres.sessions import PostgresSessions
+from heavy.storage.postgres.turns import PostgresTurns
+from heavy.turns.stores import ArmTimer, LeaseLost, Note, SessionEvent, Stores
+from tests.support.turns import LEASE, accept, answer, fence_of, new_turn, session_of, talk, tool_step
+
+T = TypeVar("T")
+EVENT = SessionEvent("session.e", {"session_id": "s1"})
+
+
+class EveryReplyIsLostOnce(Database):
+    """Each piece of work is done twice, as after a connection that broke behind the commit."""
+
+    async def run(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        await super().run(work)
+        return await super().run(work)
+
+
+@pytest.fixture
+async def lossy(database_url: str, stores: Stores) -> AsyncIterator[Database]:
+    """A connection to the database of `stores` that loses replies."""
+    database = EveryReplyIsLostOnce(database_url, pool_size=2)
+    yield database
+    await database.aclose()
+
+
+@pytest.fixture
+def database_url(postgres_database: str) -> str:
+    """PostgreSQL only: SQLite has no replies to lose."""
+    return postgres_database
+
+
+async def event_ids(stores: Stores) -> list[int]:
+    return [e.id for e in await stores.sessions.events("acme", "s1", after=0, limit=99)]
+
+
+async def test_the_end_of_a_turn(stores: Stores, lossy: Database) -> None:
+    turn = (await accept(stores, "t_1")).turn
+    end = answer(events=[EVENT], timers=[ArmTimer("timer", "x", 5)])
+    session = await PostgresTurns(lossy).finish(fence_of(turn), end)
+    assert (session.active, session.message_count, session.event_seq) == (0, 2, 1)
+    assert await event_ids(stores) == [1]
+    with pytest.raises(LeaseLost):
+        await stores.turns.finish(fence_of(turn), end)
+
+
+@pytest.mark.parametrize("after_seq", [None, 1])
+async def test_an_accepted_turn_is_new_to_the_one_who_accepted_it(stores: Stores, lossy: Database, after_seq: int | None) -> None:
+    await talk(stores, "t_1")
+    new = new_turn("t_2", after_seq=after_seq)
+    accepted = await PostgresTurns(lossy).accept(new, owner="a", lease_seconds=LEASE)
+    assert (accepted.new_turn, accepted.turn.state, accepted.turn.owner) == (True, "running", "a")
+    session = await session_of(stores)
+    assert (session.turn_seq, session.active) == (2, 1)
+    assert not (await PostgresTurns(lossy).accept(new, owner="b", lease_seconds=LEASE)).new_turn
+    assert not (await stores.turns.accept(new, owner="a", lease_seconds=LEASE)).new_turn
+
+
+async def test_a_claim(stores: Stores, lossy: Database) -> None:
+    first = (await accept(stores, "t_1")).turn
+    await accept(stores, "t_2")
+    assert await PostgresTurns(lossy).claim("acme", "t_2", owner="b", lease_seconds=LEASE) is None
+    await stores.turns.finish(fence_of(first), answer())
+    claimed = await PostgresTurns(lossy).claim("acme", "t_2", owner="b", lease_seconds=LEASE)
+    assert claimed is not None
+    assert (claimed.state, claimed.attempt, claimed.owner) == ("running", 1, "b")
+    assert await PostgresTurns(lossy).claim("acme", "t_2", owner="c", lease_seconds=LEASE) is None
+
+
+async def test_a_pause_and_a_decision(stores: Stores, lossy: Database) -> None:
+    turn = (await accept(stores, "t_1")).turn
+    turns = PostgresTurns(lossy)
+    session = await turns.pause(
+        fence_of(turn), first_idx=1, messages=tool_step(), usage=Usage(), approval={"n": 1}, reply={}, events=[EVENT]
+    )  # fmt: skip
+    assert (session.active, session.event_seq) == (0, 1)
+    values: dict[str, Any] = {"owner": "b", "lease_seconds": LEASE, "resume": True, "events": [EVENT]}
+    row = await turns.decide("acme", "t_1", before={"n": 1}, approval={"n": 2}, **values)
+    assert row is not None
+    assert (row.state, row.approval) == ("waiting", {"n": 2})
+    session = await session_of(stores)
+    assert (session.active, session.event_seq) == (1, 2)
+    assert await event_ids(stores) == [1, 2]
+    assert await turns.decide("acme", "t_1", before={"n": 1}, approval={"n": 3}, **values) is None
+
+
+async def test_a_note_on_a_hand_off(stores: Stores, lossy: Database) -> None:
+    await talk(stores, "t_1", answer(session_status="transferred", handoff={"by": None}))
+    note = Note("acme", "s1", statuses=("transferred",), before={"by": None}, handoff={"by": "Ann"}, session_status="ready", events=[EVENT])
+    noted = await PostgresSessions(lossy).note(note)
+    assert noted is not None
+    assert (noted.status, noted.handoff, noted.event_seq) == ("ready", {"by": "Ann"}, 1)
+    assert await event_ids(stores) == [1]
