@@ -70,7 +70,7 @@ def redis_url(redis_server: RedisServer) -> str:
 
 @pytest.fixture(scope="session")
 def _redis_numbers() -> Iterator[int]:
-    return itertools.cycle(range(1, 13))  # 13 to 15 belong to session-wide splits
+    return itertools.cycle(range(1, 12))  # 12 to 15 belong to session-wide splits
 
 
 @pytest.fixture

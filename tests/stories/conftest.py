@@ -88,7 +88,7 @@ def desks(
             yield server.client
     else:
         stores = {
-            "LOADSPLIT_REDIS_URL": f"{redis_url.rpartition('/')[0]}/13",
+            "LOADSPLIT_REDIS_URL": f"{redis_url.rpartition('/')[0]}/12",
             "LOADSPLIT_DATABASE_URL": postgres_server.create_database(),
         }
         with split_of(write_desks(place), place, {**env, **stores}) as split:

@@ -64,7 +64,7 @@ def test_two_colleagues(desks: Client) -> None:
 
 
 def test_the_deadline_is_told_once(desks: Client) -> None:
-    desks.ask("talk to a human", "human-3", agent_id="desk")
+    desks.ask("talk to a human", "human-3", agent_id="busy")
     told = events(desks, "human-3", 2)  # waits for the second one
     assert told[1][0] == "session.message"
     assert (told[1][1]["from"], told[1][1]["text"]) == ("timer", "Everyone is busy.")
@@ -104,7 +104,7 @@ def test_it_survives_the_death_of_every_process(desks_split: Split) -> None:
     other = desks_split.heavy[1].client
     assert desk(other, "human-7", "accept", by="ada").status == 200
     assert desk(other, "human-7", "release", text="All is well.").json["workflow_state"]["status"] == "ready"
-    texts = [d["text"] for t, d in events(other, "human-7", 6) if t == "session.message" and d["from"] == "user"]
+    texts = [d["text"] for t, d in events(other, "human-7", 5) if t == "session.message" and d["from"] == "user"]
     assert texts == ["are you there?", "hello?"]
     wait_until_sync(
         lambda: client.ask("opening hours", "human-7", agent_id="desk").json["message"] == "We open at 9.", "rules answer again"

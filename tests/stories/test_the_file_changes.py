@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.support.client import Client
-from tests.support.desks import AGENTS, write_desks
+from tests.support.desks import write_desks
 from tests.support.running import serve
 from tests.support.waiting import wait_until_sync
 
@@ -39,13 +39,12 @@ def test_history_and_greeting(desks_env: dict[str, str], tmp_path: Path) -> None
 def test_a_removed_timer_and_a_removed_skill(desks_env: dict[str, str], tmp_path: Path) -> None:
     with serve(write_desks(tmp_path), tmp_path, desks_env) as server:
         client = server.client
-        client.ask("tell me a story", "file-2", agent_id="timed")
+        client.ask("tell me a story", "file-2", agent_id="patient")
         assert client.ask("which one of them?", "file-3", agent_id="hybrid").json["message"] == "Which order is it?"
         server.kill()
-        end = AGENTS["timed"]["timers"][1]
-        write_desks(tmp_path, {"timed": {"timers": [end]}, "hybrid": {"skills": []}})
+        write_desks(tmp_path, {"patient": {"timers": []}, "hybrid": {"skills": []}})
         server.start()
         assert client.ask("opening hours", "file-3", agent_id="hybrid").json["message"] == "We open at 9."
-        client.ask("opening hours", "file-4", agent_id="timed")  # armed on the new file: its only timer fires
-        wait_until_sync(lambda: ("assistant", "I close this now.") in client.messages("file-4"), "the timer that there is fires", 15)
+        client.ask("opening hours", "file-4", agent_id="timed")  # due later than the removed one
+        wait_until_sync(lambda: ("assistant", "I close this now.") in client.messages("file-4"), "the timers that there are fire", 15)
         assert "Still there?" not in [text for _, text in client.messages("file-2")]

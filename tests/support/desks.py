@@ -70,9 +70,9 @@ AGENTS: dict[str, dict[str, Any]] = {
     "cashier": agent(
         "cashier", tools=[GET_ORDER, REFUND], skills=[skill("money", "get_order", "refund")], flows=[HOURS], system_actions=[HUMAN]
     ),
-    "desk": agent(
-        "desk", system_actions=[{**HUMAN, "deadline_seconds": 1, "deadline_message": "Everyone is busy."}, BYE], greeting="Welcome."
-    ),
+    "desk": agent("desk", system_actions=[HUMAN, BYE], greeting="Welcome."),
+    "busy": agent("busy", system_actions=[{**HUMAN, "deadline_seconds": 1, "deadline_message": "Everyone is busy."}]),
+    "patient": agent("patient", timers=[{"timer_id": "still", "delay_seconds": 2, "message": "Still there?"}]),
     "timed": agent(
         "timed",
         timers=[
