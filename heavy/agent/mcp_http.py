@@ -18,6 +18,7 @@ READ_SECONDS = 300.0  # a stream of events may be quiet that long; calls have a 
 def open_client(policy: EgressPolicy, headers: dict[str, str]) -> httpx2.AsyncClient:
     """A client that follows no redirect and uses no proxy of the environment."""
     timeout = httpx2.Timeout(CONNECT_SECONDS, read=READ_SECONDS)
+    headers = {**headers, "Accept-Encoding": "identity"}  # the bound counts what is sent: nothing may grow behind it
     return httpx2.AsyncClient(headers=headers, timeout=timeout, transport=PolicedTransport(policy), trust_env=False)
 
 
@@ -47,6 +48,9 @@ class PolicedTransport(httpx2.AsyncBaseTransport):
                 if number == len(permitted):
                     raise
                 continue
+            if response.headers.get("content-encoding", "identity").lower() != "identity":
+                await response.aclose()
+                raise httpx2.DecodingError("the answer is compressed, which was not asked for")
             return _bounded(response)
         raise httpx2.ConnectError(f"the egress policy permits no address of {host}")
 

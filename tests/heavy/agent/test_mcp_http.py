@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import AsyncIterator
 
 import httpx2
@@ -23,6 +24,8 @@ async def port() -> AsyncIterator[int]:
         if request.path == "/big":
             kind = request.query["as"]
             return web.Response(body=b"x" * 2000, content_type=kind)
+        if request.path == "/packed":
+            return web.Response(body=gzip.compress(b'"' + b"a" * 5_000_000 + b'"'), headers={"Content-Encoding": "gzip"})
         body = await request.text()
         return web.json_response({"host": request.host, "token": request.headers.get("Authorization"), "body": body})
 
@@ -62,3 +65,9 @@ async def test_a_document_is_bounded_and_a_stream_is_not(port: int, monkeypatch:
         with pytest.raises(httpx2.StreamError, match="1000 bytes"):
             await client.get(f"http://127.0.0.1:{port}/big?as=application/json")
         assert len((await client.get(f"http://127.0.0.1:{port}/big?as=text/event-stream")).content) == 2000
+
+
+async def test_an_answer_that_would_grow_is_refused(port: int) -> None:
+    async with open_client(LOCAL, {}) as client:
+        with pytest.raises(httpx2.DecodingError, match="compressed"):
+            await client.get(f"http://127.0.0.1:{port}/packed")
