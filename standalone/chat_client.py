@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 from urllib.parse import quote
@@ -63,7 +64,7 @@ class ChatClient:
         where = f"{self.url}/api/v1/session/{quote(session, safe='')}"
         last, broken = "", 0
         while broken <= MAX_RESUMES:
-            try:
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError):  # tried again: the turns tell that the server is away
                 last = last or await self._last_event(where)
                 async with self._http.get(f"{where}/events", headers={"Last-Event-ID": last}) as reply:
                     if 400 <= reply.status < 500:
@@ -72,8 +73,6 @@ class ChatClient:
                         async for number, event in _frames(reply.content):
                             last, broken = number, 0
                             yield event
-            except (aiohttp.ClientError, TimeoutError, ValueError):
-                pass  # tried again below: the turns tell that the server is away
             broken += 1
             await asyncio.sleep(min(0.5 * 2**broken, 15))
 

@@ -3,39 +3,21 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 
 from common.workflow.load import load_text
 from common.workflow.schema import Workflow, WorkflowTest
 from lightweight.matching.compile import compile_rules
-from loadtests.simulators.business import create_app
 from standalone.commands.check import check
 from tests.support.examples import answer_at, calls_by_rule
-from tests.support.services import free_port
-from tests.support.waiting import wait_until_sync
 
 FILE = Path(__file__).parents[2] / "examples" / "customer_service" / "workflow.json"
 TEXT = FILE.read_text(encoding="utf-8")
 EXAMPLE: Workflow = load_text(TEXT, str(FILE), {})
 RULES = compile_rules(EXAMPLE)
-
-
-@pytest.fixture(scope="module")
-def business_port() -> Iterator[int]:
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(create_app(), port=port, log_level="warning", lifespan="off"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    wait_until_sync(lambda: server.started, "the business simulator serves")
-    yield port
-    server.should_exit = True
-    thread.join(10)
 
 
 def test_it_is_clean_and_its_tests_hold() -> None:

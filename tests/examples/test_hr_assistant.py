@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 
 from common.workflow.load import load_text
 from common.workflow.schema import Workflow, WorkflowTest
 from lightweight.matching.compile import compile_rules
 from loadtests.simulators import staff
-from loadtests.simulators.business import create_app
 from loadtests.simulators.shop import Refused, Shop
 from standalone.commands.check import check
 from tests.support.examples import answer_at, calls_by_rule
-from tests.support.services import free_port
-from tests.support.waiting import wait_until_sync
 
 FILE = Path(__file__).parents[2] / "examples" / "hr_assistant" / "workflow.json"
 TEXT = FILE.read_text(encoding="utf-8")
 EXAMPLE: Workflow = load_text(TEXT, str(FILE), {})
 RULES = compile_rules(EXAMPLE)
-
-
-@pytest.fixture(scope="module")
-def staff_port() -> Iterator[int]:
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(create_app(), port=port, log_level="warning", lifespan="off"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    wait_until_sync(lambda: server.started, "the business simulator serves")
-    yield port
-    server.should_exit = True
-    thread.join(10)
 
 
 def test_it_has_no_errors_and_its_tests_hold() -> None:
@@ -63,8 +45,8 @@ def test_a_request_for_leave_needs_days_and_kind() -> None:
 
 @pytest.mark.parametrize("user_id", ["u-2", None])
 @pytest.mark.parametrize("test", calls_by_rule(EXAMPLE), ids=lambda t: str(t.name))
-async def test_a_rule_with_a_call_gives_a_whole_sentence(test: WorkflowTest, user_id: str | None, staff_port: int) -> None:
-    outcome = await answer_at(staff_port, TEXT, test, user_id)
+async def test_a_rule_with_a_call_gives_a_whole_sentence(test: WorkflowTest, user_id: str | None, business_port: int) -> None:
+    outcome = await answer_at(business_port, TEXT, test, user_id)
     assert outcome.failure is None
     assert outcome.text
     assert not re.search(r"[{}]|（，|：[。；]|None|null|  ", outcome.text), outcome.text
