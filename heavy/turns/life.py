@@ -27,6 +27,7 @@ from heavy.turns import approval, timers, window
 from heavy.turns.agents import Agents
 from heavy.turns.approval import yes_or_no
 from heavy.turns.log import TurnLog
+from heavy.turns.notes import tell
 from heavy.turns.owner import LEASE_SECONDS, OwnedTurn, TurnOwner
 from heavy.turns.run import Run, RunParts
 from heavy.turns.stores import Accepted, DatabaseUnavailable, LeaseLost, NewTurn, Outrun, Stores, TimerRow, TurnRow
@@ -150,8 +151,7 @@ class Turns:
             if fresh is None:
                 raise NotFound("there is no such turn")
             return await self.decide(fresh, call_id, decision)
-        with contextlib.suppress(HotStoreUnavailable):  # watchers also look for themselves
-            await self._hotstore.publish(keys.session_channel(row.tenant, row.session_id), b"")
+        await tell(self._hotstore, row.tenant, row.session_id)
         if (paused := self._owner.get(row.turn_id)) is not None:
             await paused.events.flush()  # what goes on must find all events of what has paused
         return self.resume(decided) if here else decided

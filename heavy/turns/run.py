@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import orjson
 
-from common.contracts import gate, session_events
+from common.contracts import gate
 from common.contracts.events import AWAITING_APPROVAL, Event
 from common.contracts.problem import problem
 from common.contracts.query import Reply, Route, Status, Usage
@@ -40,7 +40,8 @@ from heavy.turns.decide import Decision, asks_model, decide
 from heavy.turns.gates import Gates
 from heavy.turns.learning import Learner
 from heavy.turns.log import TurnLog
-from heavy.turns.stores import Fence, Finish, SessionEvent, SessionRow, Stores, TurnRow
+from heavy.turns.notes import tell
+from heavy.turns.stores import Fence, Finish, SessionRow, Stores, TurnRow
 
 log = logging.getLogger(__name__)
 
@@ -278,10 +279,10 @@ class Run:
             usage=self._usage,
             approval=asked,
             reply=_json(reply),
-            events=[SessionEvent(session_events.AWAITING_APPROVAL, {"session_id": row.session_id, **told})],
+            events=[approval.asked_event(row, asked)],
         )
         self._events.committed = True
-        await asyncio.gather(self._parts.gates.show(after), self._publish())
+        await asyncio.gather(self._parts.gates.show(after), tell(self._parts.hotstore, row.tenant, row.session_id))
         self._events.emit(Event(AWAITING_APPROVAL, {**told, "message": question}), keep=keys.PAUSED_TTL)
         return after.active > 0
 
@@ -321,7 +322,7 @@ class Run:
         self._events.committed = True
         await self._warm(after, [*self._history, *self._transcript, *result.messages])
         if then.events:
-            await self._publish()
+            await tell(self._parts.hotstore, self._row.tenant, self._row.session_id)
         self._events.emit(event)
         return after.active > 0
 
@@ -330,11 +331,6 @@ class Run:
         row, hotstore = self._row, self._parts.hotstore
         with contextlib.suppress(HotStoreUnavailable):  # without a window the next turn reads the database
             await asyncio.gather(self._parts.gates.show(session), window.save(hotstore, row.tenant, row.session_id, row.seq, messages))
-
-    async def _publish(self) -> None:
-        """Wakes whoever watches the session; what they read is in the database."""
-        with contextlib.suppress(HotStoreUnavailable):  # they also look for themselves
-            await self._parts.hotstore.publish(keys.session_channel(self._row.tenant, self._row.session_id), b"")
 
     def _not_committed(self) -> str:
         """What the user saw that stands in no committed message of the assistant: a greeting before an answer never does."""
