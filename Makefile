@@ -31,7 +31,7 @@ up: $(VENV)/installed ## the split on this machine behind Nginx on http://127.0.
 
 test: $(VENV)/installed-dev ## install what tests need (nginx, redis, postgresql, chromium) and run them
 	@scripts/install-test-deps
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-long: $(VENV)/installed-dev ## the tests that take minutes
 	@scripts/install-test-deps

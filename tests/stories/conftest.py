@@ -50,7 +50,7 @@ def client(
     """A running loadsplit: as a single process and as a split, each with both providers."""
     topology, _, provider = request.param.partition("-")
     place = folder / request.param
-    place.mkdir()
+    place.mkdir(exist_ok=True)  # a parallel run may come back to a topology
     env = environment(provider, llm, business)
     if topology == "single":
         with serve(write_workflow(place), place, env) as server:
@@ -81,7 +81,7 @@ def desks(
     """All agents of tests.support.desks, as a single process over one provider and as a split over the other."""
     topology, _, provider = request.param.partition("-")
     place = folder / f"desks-{request.param}"
-    place.mkdir()
+    place.mkdir(exist_ok=True)  # a parallel run may come back to a topology
     env = environment(provider, desks_llm, business)
     if topology == "single":
         with serve(write_desks(place), place, env) as server:

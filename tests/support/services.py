@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import itertools
 import os
 import pwd
+import random
 import re
 import shutil
 import signal
@@ -20,13 +22,21 @@ from typing import IO
 
 from tests.support.waiting import wait_until_sync
 
+PORTS, PORTS_A_WORKER = 12_000, 2_500
+_ports = itertools.count(random.randrange(PORTS_A_WORKER))
+
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nothing listens on now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 that nothing listens on now. Each worker of a parallel run draws from a range of its own, below the ports
+    that the kernel gives away, so that nobody else takes it before it is used."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = PORTS + worker % 8 * PORTS_A_WORKER
+    while True:
+        port = first + next(_ports) % PORTS_A_WORKER
+        with contextlib.suppress(OSError), socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            s.bind(("127.0.0.1", port))
+            return port
 
 
 def is_listening(port: int) -> bool:

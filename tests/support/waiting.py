@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 INTERVAL = 0.01
 
 
-async def wait_until(predicate: Callable[[], object | Awaitable[object]], what: str, seconds: float = 10) -> None:
+async def wait_until(predicate: Callable[[], object | Awaitable[object]], what: str, seconds: float = 20) -> None:
     """Returns once `predicate` (plain or async) gives a true value; fails with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
@@ -24,7 +24,7 @@ async def wait_until(predicate: Callable[[], object | Awaitable[object]], what: 
         await asyncio.sleep(INTERVAL)
 
 
-def wait_until_sync(predicate: Callable[[], object], what: str, seconds: float = 10) -> None:
+def wait_until_sync(predicate: Callable[[], object], what: str, seconds: float = 20) -> None:
     """The same for tests and fixtures without an event loop."""
     deadline = time.monotonic() + seconds
     while not predicate():
