@@ -18,7 +18,8 @@ from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
 from heavy.turns.log import text_of
 from heavy.turns.owner import TurnOwner
-from heavy.turns.stores import DatabaseUnavailable, SessionStore, StoredEvent, TurnRow, TurnStore
+from heavy.turns.rows import StoredEvent, TurnRow
+from heavy.turns.stores import DatabaseUnavailable, SessionStore, TurnStore
 
 POLL_SECONDS = (0.02, 0.05, 0.1, 0.2)
 STATE_CHECK_SECONDS = 2.0

@@ -14,7 +14,8 @@ from common.errors import DependencyUnavailable
 from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
 from common.telemetry.metrics import Metrics
-from heavy.turns.stores import ArmTimer, TurnStore
+from heavy.turns.rows import ArmTimer
+from heavy.turns.stores import TurnStore
 
 BATCH = 500
 IDLE_SECONDS = (0.02, 0.05, 0.1, 0.25)

@@ -15,7 +15,8 @@ from heavy.turns import handoff
 from heavy.turns.agents import Agents
 from heavy.turns.life import Turns
 from heavy.turns.notes import Notes
-from heavy.turns.stores import DatabaseUnavailable, SessionRow, Stores, TimerRow
+from heavy.turns.rows import SessionRow, TimerRow
+from heavy.turns.stores import DatabaseUnavailable, Stores
 from heavy.turns.timers import turn_id
 
 EVERY_SECONDS = 1.0

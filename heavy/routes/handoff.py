@@ -16,7 +16,7 @@ from common.web.asgi import read_body
 from heavy.routes.sessions import asked, document, number, whole_document
 from heavy.routes.state import Heavy, caller_of, heavy_of
 from heavy.turns import handoff
-from heavy.turns.stores import Note, SessionRow
+from heavy.turns.rows import Note, SessionRow
 from heavy.turns.summary import summarise
 
 ACTIONS = ("accept", "message", "release")

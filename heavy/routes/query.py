@@ -22,7 +22,7 @@ from common.web.asgi import Receive, Scope, Send, header, read_body, request_id,
 from heavy.routes.state import Heavy, heavy_of
 from heavy.routes.stream import cancels_on_disconnect, send_turn
 from heavy.turns.owner import OwnedTurn
-from heavy.turns.stores import TurnRow
+from heavy.turns.rows import TurnRow
 
 MAX_TIMEOUT_SECONDS = 3600.0
 PROBLEM_MEMBERS = frozenset({"type", "title", "status", "detail", "code", "request_id", "retryable", "retry_after"})

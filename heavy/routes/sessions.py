@@ -16,7 +16,7 @@ from common.hotstore import keys
 from common.hotstore.protocol import HotStoreUnavailable
 from heavy.routes.state import Heavy, caller_of, heavy_of
 from heavy.turns.notes import tell
-from heavy.turns.stores import SessionRow, StoredMessage
+from heavy.turns.rows import SessionRow, StoredMessage
 
 MAX_MESSAGES = 500
 

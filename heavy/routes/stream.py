@@ -15,7 +15,7 @@ from common.web.asgi import Receive, Scope, Send, header, request_id
 from common.web.sse import SSEWriter
 from heavy.routes.state import Heavy
 from heavy.turns.owner import OwnedTurn
-from heavy.turns.stores import TurnRow
+from heavy.turns.rows import TurnRow
 
 
 async def send_turn(

@@ -13,7 +13,8 @@ from common.errors import NotFound
 from common.web.asgi import Receive, Scope, Send
 from heavy.routes.state import Heavy, caller_of, heavy_of
 from heavy.routes.stream import cancels_on_disconnect, send_turn, starting_after
-from heavy.turns.stores import ACTIVE_STATES, TurnRow
+from heavy.turns.rows import TurnRow
+from heavy.turns.states import ACTIVE
 
 # How much of the journal is moved for one request: under load it never ends.
 JOURNAL_BATCHES = 10
@@ -35,7 +36,7 @@ async def cancel_turn(request: Request) -> Response:
     if row is None:
         raise NotFound("there is no such turn")
     await heavy.owner.cancel_anywhere(turn_id, "cancelled")
-    return JSONResponse({"turn_id": turn_id, "status": "cancelling" if row.state in ACTIVE_STATES else row.state}, 202)
+    return JSONResponse({"turn_id": turn_id, "status": "cancelling" if row.state in ACTIVE else row.state}, 202)
 
 
 async def stream_turn(scope: Scope, receive: Receive, send: Send) -> None:

@@ -10,7 +10,7 @@ import orjson
 from common.contracts.journal import JournalEntry
 from common.contracts.query import Usage
 from heavy.llm.types import Message, ToolCall
-from heavy.turns.stores import Accepted, ArmTimer, NewTurn, SessionEvent, SessionRow, StoredEvent, StoredMessage, TimerRow, TurnRow
+from heavy.turns.rows import Accepted, ArmTimer, NewTurn, SessionEvent, SessionRow, StoredEvent, StoredMessage, TimerRow, TurnRow
 
 
 class Row(Protocol):

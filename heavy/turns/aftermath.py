@@ -14,7 +14,7 @@ from common.workflow.schema import SystemAction
 from heavy.actions.compiled import CompiledWorkflow
 from heavy.actions.context import ActionResult
 from heavy.turns import handoff, timers
-from heavy.turns.stores import ArmTimer, SessionEvent, SessionRow, TurnRow
+from heavy.turns.rows import ArmTimer, SessionEvent, SessionRow, TurnRow
 
 
 @dataclass(frozen=True, slots=True)

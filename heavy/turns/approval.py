@@ -19,7 +19,7 @@ from common.errors import Conflict, NotFound
 from common.workflow.schema import Workflow
 from heavy.agent.prompts import language_of
 from heavy.agent.steps import ApprovalDecision, HeldCall
-from heavy.turns.stores import SessionEvent, TurnRow
+from heavy.turns.rows import SessionEvent, TurnRow
 
 MOST_ARGUMENTS = 300  # characters of a call's arguments in the question to the user
 _QUESTION = {

@@ -16,7 +16,7 @@ from heavy.actions.compiled import CompiledWorkflow
 from heavy.agent import prompts
 from heavy.intents.matcher import Intent, IntentKind, match_intent
 from heavy.llm.types import Gateway, Message
-from heavy.turns.stores import SessionRow
+from heavy.turns.rows import SessionRow
 
 
 @dataclass(frozen=True, slots=True)

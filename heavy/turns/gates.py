@@ -10,7 +10,8 @@ import contextlib
 from common.contracts import gate
 from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
-from heavy.turns.stores import DatabaseUnavailable, SessionRow, SessionStore
+from heavy.turns.rows import SessionRow
+from heavy.turns.stores import DatabaseUnavailable, SessionStore
 
 PAY_SECONDS = 0.5
 MOST_OWED = 100_000

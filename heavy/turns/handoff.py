@@ -19,7 +19,7 @@ from common.contracts.query import Reply, Route, Usage
 from common.errors import Conflict
 from common.workflow.schema import SystemAction
 from heavy.llm.types import Message
-from heavy.turns.stores import ArmTimer, Note, SessionEvent, SessionRow, StoredMessage, TurnRow
+from heavy.turns.rows import ArmTimer, Note, SessionEvent, SessionRow, StoredMessage, TurnRow
 
 DEADLINE = "handoff"  # the id of the timer
 MOST_SUMMARY = 4000  # characters of a summary that stands in the bot's prompts

@@ -26,7 +26,8 @@ from heavy.llm.types import Message
 from heavy.turns.agents import Agents
 from heavy.turns.decide import Decision
 from heavy.turns.learned_routes import LearnedKey, LearnedRow, LearnedStore, Sighting
-from heavy.turns.stores import DatabaseUnavailable, TurnRow
+from heavy.turns.rows import TurnRow
+from heavy.turns.stores import DatabaseUnavailable
 
 QUEUE = 1000  # notes that wait; what is more is not learned this time
 FLUSH_SECONDS = 2.0

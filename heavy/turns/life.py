@@ -29,8 +29,9 @@ from heavy.turns.approval import yes_or_no
 from heavy.turns.log import TurnLog
 from heavy.turns.notes import tell
 from heavy.turns.owner import LEASE_SECONDS, OwnedTurn, TurnOwner
+from heavy.turns.rows import Accepted, NewTurn, TimerRow, TurnRow
 from heavy.turns.run import Run, RunParts
-from heavy.turns.stores import Accepted, DatabaseUnavailable, LeaseLost, NewTurn, Outrun, Stores, TimerRow, TurnRow
+from heavy.turns.stores import DatabaseUnavailable, LeaseLost, Outrun, Stores
 
 WAIT_POLL_SECONDS = 1.0
 log = logging.getLogger(__name__)

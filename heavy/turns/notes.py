@@ -10,7 +10,8 @@ import contextlib
 from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
 from heavy.turns.gates import Gates
-from heavy.turns.stores import Note, SessionRow, SessionStore
+from heavy.turns.rows import Note, SessionRow
+from heavy.turns.stores import SessionStore
 
 
 async def tell(hotstore: HotStore, tenant: str, session_id: str) -> None:

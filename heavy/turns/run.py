@@ -41,7 +41,8 @@ from heavy.turns.gates import Gates
 from heavy.turns.learning import Learner
 from heavy.turns.log import TurnLog
 from heavy.turns.notes import tell
-from heavy.turns.stores import Fence, Finish, SessionRow, Stores, TurnRow
+from heavy.turns.rows import Fence, Finish, SessionRow, TurnRow
+from heavy.turns.stores import Stores
 
 log = logging.getLogger(__name__)
 

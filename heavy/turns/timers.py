@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from common.workflow.schema import Timer, Workflow
-from heavy.turns.stores import ArmTimer, TimerRow
+from heavy.turns.rows import ArmTimer, TimerRow
 
 _NOTE = (
     "(This is no message of the user: the user has not written for {silence}. Act on your task now. "

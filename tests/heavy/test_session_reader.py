@@ -14,7 +14,8 @@ from common.hotstore.protocol import HotStoreUnavailable
 from heavy import streaming
 from heavy.storage.open import open_stores
 from heavy.streaming import SessionReader
-from heavy.turns.stores import DatabaseUnavailable, Note, SessionEvent, SessionRow, StoredEvent, Stores
+from heavy.turns.rows import Note, SessionEvent, SessionRow, StoredEvent
+from heavy.turns.stores import DatabaseUnavailable, Stores
 from tests.support.turns import answer, fence_of, new_turn
 from tests.support.waiting import wait_until
 

@@ -11,7 +11,8 @@ import pytest
 from common.contracts.query import Usage
 from heavy.llm.types import Message
 from heavy.storage.open import open_stores
-from heavy.turns.stores import Finish, LeaseLost, SessionEvent, SessionRow, Stores, TurnRow
+from heavy.turns.rows import Finish, SessionEvent, SessionRow, TurnRow
+from heavy.turns.stores import LeaseLost, Stores
 from tests.support.turns import LEASE, accept, answer, fence_of, session_of, talk, tool_step
 from tests.support.waiting import wait_until
 

@@ -11,7 +11,8 @@ from common.contracts.query import Usage
 from heavy.storage.postgres.connection import Database
 from heavy.storage.postgres.sessions import PostgresSessions
 from heavy.storage.postgres.turns import PostgresTurns
-from heavy.turns.stores import ArmTimer, LeaseLost, Note, SessionEvent, Stores
+from heavy.turns.rows import ArmTimer, Note, SessionEvent
+from heavy.turns.stores import LeaseLost, Stores
 from tests.support.turns import LEASE, accept, answer, fence_of, new_turn, session_of, talk, tool_step
 
 T = TypeVar("T")

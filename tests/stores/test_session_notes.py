@@ -6,7 +6,8 @@ import asyncio
 from typing import Any
 
 from heavy.llm.types import Message
-from heavy.turns.stores import ArmTimer, Finish, Note, SessionEvent, Stores
+from heavy.turns.rows import ArmTimer, Finish, Note, SessionEvent
+from heavy.turns.stores import Stores
 from tests.support.turns import accept, answer, fence_of, journal_entry, session_of, talk
 
 BEGUN = {"action": "human", "since": 1.5, "by": None}

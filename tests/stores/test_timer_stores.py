@@ -9,7 +9,8 @@ import pytest
 
 from heavy.storage.open import open_stores
 from heavy.storage.postgres.timers import DUE
-from heavy.turns.stores import ArmTimer, Stores, TimerRow
+from heavy.turns.rows import ArmTimer, TimerRow
+from heavy.turns.stores import Stores
 from tests.support.turns import LEASE, accept, answer, fence_of, journal_entry, session_of, talk
 
 PAST = ArmTimer("timer", "still_there", -1, 2)

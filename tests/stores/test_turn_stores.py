@@ -9,7 +9,8 @@ import pytest
 from common.contracts.query import Usage
 from common.errors import InvalidRequest
 from heavy.llm.types import Message, ToolCall
-from heavy.turns.stores import Fence, Finish, LeaseLost, Outrun, Stores
+from heavy.turns.rows import Fence, Finish
+from heavy.turns.stores import LeaseLost, Outrun, Stores
 from tests.support.turns import LEASE, accept, answer, fence_of, journal_entry, session_of, talk, tool_step
 
 

@@ -21,8 +21,9 @@ from heavy.turns.agents import Agents
 from heavy.turns.gates import Gates
 from heavy.turns.life import Turns
 from heavy.turns.owner import OwnedTurn, TurnOwner
+from heavy.turns.rows import TurnRow
 from heavy.turns.run import RunParts
-from heavy.turns.stores import Stores, TurnRow
+from heavy.turns.stores import Stores
 from tests.support.waiting import wait_until
 
 WORKFLOW = '{"agent_id": "shop", "skills": [{"skill_id": "talk", "description": "Talk", "execution_mode": "agent"}]}'

@@ -7,7 +7,8 @@ from typing import Any
 from common.contracts.journal import JournalEntry
 from common.contracts.query import Usage
 from heavy.llm.types import Message, ToolCall
-from heavy.turns.stores import Accepted, Fence, Finish, NewTurn, SessionRow, Stores, TurnRow
+from heavy.turns.rows import Accepted, Fence, Finish, NewTurn, SessionRow, TurnRow
+from heavy.turns.stores import Stores
 
 LEASE = 30.0
 

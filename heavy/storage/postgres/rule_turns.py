@@ -10,7 +10,7 @@ from common.contracts.journal import JournalEntry
 from heavy.storage.postgres.sessions import Runner
 from heavy.storage.postgres.turn_statements import ARM_CONFLICT
 from heavy.storage.rows import rule_rows, timer_values
-from heavy.turns.stores import ArmTimer
+from heavy.turns.rows import ArmTimer
 
 # Arrays in the order of rows.RULE_COLUMNS, then $14 agents with a timer, and their timers' $15 kinds, $16 ids, $17 positions, $18 delays.
 # Sessions are locked in key order, so two movers can't lock each other out.

@@ -9,7 +9,7 @@ import asyncpg
 
 from heavy.storage.postgres.turn_statements import append_events
 from heavy.storage.rows import event_of, event_values, message_json, session_of, stored_message_of, to_json
-from heavy.turns.stores import Note, SessionRow, StoredEvent, StoredMessage
+from heavy.turns.rows import Note, SessionRow, StoredEvent, StoredMessage
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from heavy.storage.postgres.sessions import Runner
 from heavy.storage.rows import timer_of
-from heavy.turns.stores import TimerRow
+from heavy.turns.rows import TimerRow
 
 # Two replicas that look at the same time find different timers: what the first one has locked, the second passes over.
 # The time stands in the condition itself: one from a CTE would be compared with every armed timer instead of bounding the index.

@@ -34,19 +34,8 @@ from heavy.storage.rows import (
     turn_of,
     usage_values,
 )
-from heavy.turns.stores import (
-    Accepted,
-    ArmTimer,
-    Fence,
-    Finish,
-    LeaseLost,
-    NewTurn,
-    Outrun,
-    SessionEvent,
-    SessionRow,
-    StoredMessage,
-    TurnRow,
-)
+from heavy.turns.rows import Accepted, ArmTimer, Fence, Finish, NewTurn, SessionEvent, SessionRow, StoredMessage, TurnRow
+from heavy.turns.stores import LeaseLost, Outrun
 
 
 class PostgresTurns:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from common.contracts.journal import JournalEntry
 from heavy.storage.rows import RULE_COLUMNS, rule_rows
 from heavy.storage.sqlite.sessions import INSERT_MESSAGE, arm, one
-from heavy.turns.stores import ArmTimer
+from heavy.turns.rows import ArmTimer
 
 KNOWN = "SELECT 1 FROM turns WHERE tenant = :tenant AND turn_id = :turn_id"
 

@@ -17,7 +17,7 @@ from heavy.storage.rows import (
     timer_values,
     to_json,
 )
-from heavy.turns.stores import ArmTimer, Note, SessionEvent, SessionRow, StoredEvent, StoredMessage
+from heavy.turns.rows import ArmTimer, Note, SessionEvent, SessionRow, StoredEvent, StoredMessage
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from heavy.storage.rows import timer_of
 from heavy.storage.sqlite.sessions import Run
-from heavy.turns.stores import TimerRow
+from heavy.turns.rows import TimerRow
 
 DUE = """
 UPDATE timers SET next_at = ?1 + ?2

@@ -27,19 +27,8 @@ from heavy.storage.sqlite import turn_statements as sql
 from heavy.storage.sqlite.rule_turns import record
 from heavy.storage.sqlite.sessions import GET as GET_SESSION
 from heavy.storage.sqlite.sessions import INSERT_MESSAGE, Run, append_events, arm, one
-from heavy.turns.stores import (
-    Accepted,
-    ArmTimer,
-    Fence,
-    Finish,
-    LeaseLost,
-    NewTurn,
-    Outrun,
-    SessionEvent,
-    SessionRow,
-    StoredMessage,
-    TurnRow,
-)
+from heavy.turns.rows import Accepted, ArmTimer, Fence, Finish, NewTurn, SessionEvent, SessionRow, StoredMessage, TurnRow
+from heavy.turns.stores import LeaseLost, Outrun
 
 
 class SqliteTurns:

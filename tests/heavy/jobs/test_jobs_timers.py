@@ -12,7 +12,8 @@ import pytest
 
 from heavy.jobs import timers
 from heavy.jobs.timers import Timers
-from heavy.turns.stores import DatabaseUnavailable, TimerRow
+from heavy.turns.rows import TimerRow
+from heavy.turns.stores import DatabaseUnavailable
 from tests.support.in_process import InProcess, in_process
 from tests.support.waiting import wait_until
 

@@ -13,7 +13,7 @@ from common.workflow.load import load_text
 from heavy.agent.steps import ApprovalDecision, HeldCall
 from heavy.llm.types import ToolCall
 from heavy.turns import approval
-from heavy.turns.stores import TurnRow
+from heavy.turns.rows import TurnRow
 
 HELD = [HeldCall(ToolCall(f"c{n}", "refund", "{}"), {"order_id": f"A-{n}"}) for n in (1, 2)]
 YES, NO = ApprovalDecision(True), ApprovalDecision(False, "ann", "too much")

@@ -14,7 +14,7 @@ from common.workflow.schema import Workflow
 from heavy.actions.compiled import compile_workflow
 from heavy.agent.scripted import Say, ScriptedGateway
 from heavy.turns.decide import Decision, decide
-from heavy.turns.stores import SessionRow
+from heavy.turns.rows import SessionRow
 
 DOC: dict[str, Any] = {
     "agent_id": "shop",

@@ -13,7 +13,8 @@ from common.hotstore import keys
 from common.hotstore.memory import MemoryHotStore
 from heavy.llm.types import Message
 from heavy.turns.owner import OwnedTurn
-from heavy.turns.stores import DatabaseUnavailable, Finish, SessionRow, Stores
+from heavy.turns.rows import Finish, SessionRow
+from heavy.turns.stores import DatabaseUnavailable, Stores
 from tests.support.node import Node, node
 from tests.support.turns import answer, fence_of
 from tests.support.waiting import wait_until

@@ -11,7 +11,7 @@ from common.errors import Conflict
 from common.workflow.schema import SystemAction
 from heavy.llm.types import Message
 from heavy.turns import handoff
-from heavy.turns.stores import ArmTimer, Note, SessionRow, StoredMessage, TurnRow
+from heavy.turns.rows import ArmTimer, Note, SessionRow, StoredMessage, TurnRow
 
 ACTION = SystemAction(action_id="human", handler="handoff", deadline_seconds=60, deadline_message="Still looking for someone.")
 

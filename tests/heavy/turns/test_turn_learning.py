@@ -22,7 +22,8 @@ from heavy.turns.agents import Agents
 from heavy.turns.decide import Decision
 from heavy.turns.learned_routes import LearnedRow
 from heavy.turns.learning import Learner
-from heavy.turns.stores import Stores, TurnRow
+from heavy.turns.rows import TurnRow
+from heavy.turns.stores import Stores
 from tests.support.turns import LEASE, answer, fence_of, journal_entry, new_turn
 from tests.support.waiting import wait_until
 

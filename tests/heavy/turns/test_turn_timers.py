@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from common.workflow.load import load_text
 from heavy.turns import timers
-from heavy.turns.stores import ArmTimer, TimerRow
+from heavy.turns.rows import ArmTimer, TimerRow
 
 WORKFLOW = load_text(
     """{"agent_id": "shop", "skills": [{"skill_id": "talk", "description": "Talk", "execution_mode": "agent"}],
