@@ -16,9 +16,9 @@ def names_of(events: Iterable[str]) -> str:
     return f" {' '.join(events)} "
 
 
-def wants(names: str, event_type: str) -> bool:
-    """Whether an event is among those of `names_of`."""
-    return f" {event_type} " in names
+def wants(names: str | None, event_type: str) -> bool:
+    """Whether an event is among those of `names_of`; None are all."""
+    return names is None or f" {event_type} " in names
 
 
 def new_delivery_id(at: float) -> str:

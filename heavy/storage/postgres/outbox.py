@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+_WANTED = "strpos({names}, ' ' || e.type || ' ') > 0"
+
 
 def messages_to_webhooks(events: str, *, own: bool = False, name: str = "d") -> str:
     """The CTE `name`: for each row of the CTE `events` (columns tenant, session_id, type, data, at) one message to every enabled webhook
     of its tenant that wants the type. With `own` the rows also have webhook_id and webhook_events, of the one webhook of a request that
-    hears of them too; both may be null. Names of events stand in text with a space before and behind each.
+    hears of them too: no webhook is null, and so are all events. Names of events stand in text with a space before and behind each.
 
     The ids are laid out as those of turns: 12 hex digits of milliseconds, then random ones.
     """
-    wanted = "w.kind = 'tenant' AND strpos(w.events, ' ' || e.type || ' ') > 0"
+    listening = f"""
+        SELECT webhook_id, host FROM webhooks
+        WHERE tenant = e.tenant AND kind = 'tenant' AND disabled_at IS NULL AND {_WANTED.format(names="events")}"""
     if own:
-        wanted = f"({wanted}) OR (w.webhook_id = e.webhook_id AND strpos(e.webhook_events, ' ' || e.type || ' ') > 0)"
+        listening += f"""
+        UNION ALL
+        SELECT webhook_id, host FROM webhooks
+        WHERE tenant = e.tenant AND webhook_id = e.webhook_id AND kind = 'request' AND disabled_at IS NULL
+            AND (e.webhook_events IS NULL OR {_WANTED.format(names="e.webhook_events")})"""
     return f"""
 {name} AS (
     INSERT INTO deliveries (tenant, delivery_id, webhook_id, session_id, host, type, data, at, next_at, created_at)
     SELECT e.tenant, 'msg_' || lpad(to_hex((now * 1000)::bigint), 12, '0') || right(replace(gen_random_uuid()::text, '-', ''), 20),
         w.webhook_id, e.session_id, w.host, e.type, e.data, e.at, now, now
-    FROM (SELECT extract(epoch FROM now())::float8 AS now) AS instant, {events} e
-        JOIN webhooks w ON w.tenant = e.tenant AND w.disabled_at IS NULL AND ({wanted}))"""
+    FROM (SELECT extract(epoch FROM now())::float8 AS now) AS instant, {events} e, LATERAL ({listening}) w)"""

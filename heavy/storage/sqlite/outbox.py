@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from heavy.storage.webhook_rows import new_delivery_id, wants
 
 LISTENING = "SELECT webhook_id, host, events FROM webhooks WHERE tenant = ? AND kind = 'tenant' AND disabled_at IS NULL"
-OWN = "SELECT webhook_id, host, ?3 AS events FROM webhooks WHERE tenant = ?1 AND webhook_id = ?2 AND disabled_at IS NULL"
+OWN = """
+SELECT webhook_id, host, ?3 AS events FROM webhooks
+WHERE tenant = ?1 AND webhook_id = ?2 AND kind = 'request' AND disabled_at IS NULL
+"""
 
 INSERT = """
 INSERT INTO deliveries (tenant, delivery_id, webhook_id, session_id, host, type, data, at, next_at, created_at)
@@ -22,10 +25,10 @@ def add_messages(
     session_id: str | None,
     events: Sequence[tuple[str, str | None]],
     at: float,
-    own: tuple[str, str] | None = None,
+    own: tuple[str, str | None] | None = None,
 ) -> None:
     """For each event (type, data as JSON text) one message to every enabled webhook of the tenant that wants the type, and to the one
-    webhook of a request, if `own` (webhook id, names of events with a space before and behind each) wants it."""
+    webhook of a request, if `own` (webhook id, names of events with a space before and behind each, None for all) wants it."""
     if not events:
         return
     listening = c.execute(LISTENING, (tenant,)).fetchall()
