@@ -12,7 +12,8 @@
 The event log of a turn that awaits an approval is kept for a day.
 
 Channels (nothing is stored): ls:cancels turn ids whose end is asked for; ls:ends `tenant/session` when a turn of it has ended and others
-wait; ls:turn:<turn> news of a turn's event log; ls:session:<tenant/session> a session has new events.
+wait; ls:turn:<turn> news of a turn's event log; ls:session:<tenant/session> a session has new events;
+ls:deliveries there may be new messages to webhooks.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ JOURNAL = "ls:journal"
 JOURNAL_GROUP = "heavy"
 CANCELS = "ls:cancels"
 TURN_ENDS = "ls:ends"
+DELIVERIES = "ls:deliveries"
 WINDOW_TTL = 3600
 PENDING_TTL = 86400
 EVENTS_TTL = 3600
