@@ -48,7 +48,8 @@ class WebhookRow:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What becomes of a webhook; None leaves it as it is. To enable it forgets why it was disabled and since when it failed."""
+    """What becomes of a webhook; None leaves it as it is. To enable it forgets why it was disabled and since when it failed; another URL
+    forgets the latter."""
 
     url: str | None = field(default=None, repr=False)
     host: str | None = None

@@ -98,6 +98,19 @@ async def test_to_enable_forgets_why_and_since_when(stores: Stores) -> None:
     assert again == row
 
 
+async def test_another_url_begins_without_a_history(stores: Stores) -> None:
+    row = await add(stores)
+    await close(stores)
+    (message,) = await due(stores)
+    await stores.deliveries.settle(message.row, Verdict(False, -1.0, 500, "x"), patience_seconds=PATIENCE)
+    for change, failing in ((Change(description="x"), True), (Change(url="https://b.example/", host="b.example:443"), False)):
+        changed = await stores.webhooks.change("acme", row.webhook_id, change)
+        assert changed is not None
+        assert (changed.failing_since is not None) is failing
+    (again,) = await due(stores)
+    assert again.url == "https://b.example/"  # what waits goes there
+
+
 async def test_a_deleted_webhook_hears_of_nothing(stores: Stores) -> None:
     row = await add(stores)
     assert await stores.webhooks.delete("acme", row.webhook_id) is True

@@ -17,18 +17,19 @@ from typing import Any
 import standardwebhooks
 
 HANG_SECONDS = 60.0
-# A status, a status with headers, or "hang": no answer until the receiver is released.
+# A status, a status with headers, or "hang": 204, but not before the path is released.
 Answer = int | tuple[int, Mapping[str, str]] | str
 
 
 @dataclass(frozen=True)
 class Message:
-    """One attempt as it came. `at` is of the monotonic clock; header names are lower case."""
+    """One attempt as it came. `at` is of the monotonic clock; header names are lower case; `peer` is the sender's port."""
 
     path: str
     headers: dict[str, str]
     body: bytes
     at: float
+    peer: int
 
     @property
     def id(self) -> str:
@@ -53,7 +54,7 @@ class Receiver:
     messages: list[Message] = field(default_factory=list)
     connections: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _released: threading.Event = field(default_factory=threading.Event)
+    _released: dict[str, threading.Event] = field(default_factory=lambda: defaultdict(threading.Event))
 
     def __enter__(self) -> Receiver:
         receiver = self
@@ -79,7 +80,8 @@ class Receiver:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.release()
+        for path in list(self._released):
+            self.release(path)
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -98,9 +100,9 @@ class Receiver:
         """What came to one path."""
         return [m for m in self.messages if m.path == path]
 
-    def release(self) -> None:
-        """Whoever hangs is answered now, and nobody hangs any more."""
-        self._released.set()
+    def release(self, path: str = "/hook") -> None:
+        """Whoever hangs at a path is answered now, and nobody hangs there any more."""
+        self._released[path].set()
 
     def take(self, message: Message) -> Answer:
         """Keeps a message; what it is answered."""
@@ -109,9 +111,9 @@ class Receiver:
             answers = self.answers.get(message.path, [])
             return (answers.pop(0) if len(answers) > 1 else answers[0]) if answers else 204
 
-    def hang(self) -> None:
+    def hang(self, path: str) -> None:
         """Waits for the release."""
-        self._released.wait(HANG_SECONDS)
+        self._released[path].wait(HANG_SECONDS)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -120,13 +122,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        answer = self.owner.take(Message(self.path, {k.lower(): v for k, v in self.headers.items()}, body, time.monotonic()))
+        headers = {k.lower(): v for k, v in self.headers.items()}
+        answer = self.owner.take(Message(self.path, headers, body, time.monotonic(), int(self.client_address[1])))
         if isinstance(answer, str):
-            self.owner.hang()
+            self.owner.hang(self.path)
             answer = 204
-        status, headers = answer if isinstance(answer, tuple) else (answer, {})
+        status, more = answer if isinstance(answer, tuple) else (answer, {})
         self.send_response(status)
-        for name, value in {"Content-Length": "0", **headers}.items():
+        for name, value in {"Content-Length": "0", **more}.items():
             self.send_header(name, value)
         self.end_headers()
 

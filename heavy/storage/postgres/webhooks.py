@@ -37,7 +37,7 @@ SELECT * FROM webhooks WHERE tenant = $1 AND ($2::text IS NULL OR kind = $2) AND
 CHANGE = """
 UPDATE webhooks SET url = COALESCE($3, url), host = COALESCE($4, host), events = COALESCE($5, events),
     description = COALESCE($6, description),
-    failing_since = CASE WHEN $7 THEN NULL ELSE failing_since END,
+    failing_since = CASE WHEN $7 OR $3 IS NOT NULL THEN NULL ELSE failing_since END,
     disabled_at = CASE WHEN $7::bool THEN NULL
         WHEN NOT $7 THEN COALESCE(disabled_at, extract(epoch FROM now())::float8) ELSE disabled_at END,
     disabled_reason = CASE WHEN $7 THEN NULL WHEN NOT $7 THEN COALESCE(disabled_reason, 'disabled by hand') ELSE disabled_reason END

@@ -227,7 +227,7 @@ async def test_a_slow_receiver_holds_up_nobody_else(stores: Stores, poster: Post
             await wait_until(through, "the quick one has its message", 5)
             await wait_until(lambda: len(there.at("/slow")) >= webhooks.PER_HOST, "the slow one is asked")
             assert len(there.at("/slow")) == webhooks.PER_HOST
-            there.release()
+            there.release("/slow")
             await office.ended(102)
     assert len({m.id for m in there.at("/slow")}) == len(there.at("/slow")) == 101
 
