@@ -67,6 +67,9 @@ class PostgresWebhooks:
     async def ensure(self, tenant: str, receiver: Receiver) -> str:
         """The id of the webhook of kind request for this tenant, URL and secret."""
         webhook_id = request_webhook_id(tenant, receiver)
+        known = await self.get(tenant, webhook_id)
+        if known is not None and known.disabled_at is None:  # as always but once: a write would make all requests queue at its row
+            return webhook_id
         await self._database.fetch(ENSURE, tenant, webhook_id, *receiver_values(receiver)[:4])
         return webhook_id
 

@@ -67,6 +67,9 @@ class SqliteWebhooks:
     async def ensure(self, tenant: str, receiver: Receiver) -> str:
         """The id of the webhook of kind request for this tenant, URL and secret."""
         webhook_id = request_webhook_id(tenant, receiver)
+        known = await self.get(tenant, webhook_id)
+        if known is not None and known.disabled_at is None:
+            return webhook_id
         values = (tenant, webhook_id, *receiver_values(receiver)[:4])
         await self._write(lambda c: c.execute(ENSURE, (*values, time.time())).rowcount)
         return webhook_id

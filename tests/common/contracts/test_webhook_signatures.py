@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 import standardwebhooks
@@ -183,3 +186,18 @@ def test_the_secret_of_a_tenant() -> None:
 def test_the_names_of_session_events_are_those_of_the_streams() -> None:
     assert webhooks.SESSION_EVENTS == (session_events.MESSAGE, session_events.TRANSFERRED, session_events.CLOSED)
     assert len(set(webhooks.EVENTS)) == len(webhooks.EVENTS) == 7
+
+
+def test_the_code_of_the_documentation_verifies() -> None:
+    """The function that docs/webhooks.md shows to those who do it by hand."""
+    text = (Path(__file__).parents[3] / "docs" / "webhooks.md").read_text()
+    code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "def verified" in block)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    verified, now, secret = names["verified"], int(datetime.now(UTC).timestamp()), new_secret()
+    good = headers(secret, at=now)
+    assert verified(BODY, good, secret)
+    assert verified(BODY, {**good, "webhook-signature": f"v1,other {good['webhook-signature']}"}, secret)
+    assert not verified(BODY + b" ", good, secret)
+    assert not verified(BODY, good, new_secret())
+    assert not verified(BODY, headers(secret, at=now - 400), secret)
