@@ -21,7 +21,7 @@ from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
 from common.telemetry.metrics import Metrics
 from heavy.turns.stores import DatabaseUnavailable
-from heavy.turns.webhooks import DeliveryStore, DueDelivery, Room, Verdict
+from heavy.turns.webhooks import DISABLED, DeliveryStore, DueDelivery, Room, Verdict
 
 # Seconds before each attempt, from the end of the one before: three days in all. As https://www.standardwebhooks.com advises.
 SCHEDULE = (0.0, 5.0, 60.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
@@ -37,7 +37,6 @@ COUNT_SECONDS = 15.0
 LEAVE_SECONDS = 2.0
 GONE = 410
 THROTTLED = (429, 503)
-DISABLED = "the webhook is disabled"
 log = logging.getLogger(__name__)
 
 

@@ -16,18 +16,16 @@ from common.contracts.webhooks import TEST_EVENT, tenant_secret
 from common.errors import Conflict, InvalidRequest, NotFound
 from common.web.asgi import read_body
 from heavy.jobs.webhook_fields import parse_change, parse_registration
-from heavy.jobs.webhooks import DISABLED
 from heavy.routes.deliveries import administrator
 from heavy.routes.deliveries import document as delivery_document
 from heavy.routes.sessions import number
 from heavy.routes.state import Heavy
 from heavy.turns.notes import tell_deliverers
-from heavy.turns.webhooks import WebhookKind, WebhookRow
+from heavy.turns.webhooks import DELETED, DISABLED, WebhookKind, WebhookRow
 
 MOST = 100  # of one tenant: every event asks each of them
 MAX_LIST = 500
 KINDS: dict[str, WebhookKind] = {"tenant": "tenant", "request": "request"}
-DELETED = "the webhook was deleted"
 
 
 async def register_webhook(request: Request) -> Response:

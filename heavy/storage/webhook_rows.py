@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from heavy.storage.rows import Row, text
-from heavy.turns.webhooks import Change, DeliveryRow, DueDelivery, Receiver, Verdict, WebhookRow
+from heavy.turns.webhooks import DELETED, DISABLED, Change, DeliveryRow, DueDelivery, Receiver, Verdict, WebhookRow
 
 
 def names_of(events: Iterable[str]) -> str:
@@ -86,5 +86,5 @@ def delivery_of(row: Row) -> DeliveryRow:
 
 def due_of(row: Row) -> DueDelivery:
     """A row of `deliveries` beside the `url`, `secret` and `disabled_at` of its webhook, all null where that is gone."""
-    dead = "the webhook was deleted" if row["url"] is None else None if row["disabled_at"] is None else "the webhook is disabled"
+    dead = DELETED if row["url"] is None else None if row["disabled_at"] is None else DISABLED
     return DueDelivery(delivery_of(row), None if dead else row["url"], row["secret"], dead)

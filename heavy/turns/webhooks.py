@@ -19,6 +19,9 @@ from typing import Literal, Protocol
 WebhookKind = Literal["tenant", "request"]
 DeliveryStatus = Literal["pending", "delivered", "failed"]
 
+# What a message that was not sent is told to have failed for.
+DISABLED, DELETED = "the webhook is disabled", "the webhook was deleted"
+
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
