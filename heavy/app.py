@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 
 from common.endpoints.call import HttpCaller
 from common.endpoints.egress import EgressPolicy
+from common.endpoints.post import Poster
 from common.errors import ConfigInvalid
 from common.hotstore.open import open_hotstore
 from common.hotstore.protocol import HotStore
@@ -31,6 +32,7 @@ from heavy.agent.mcp_servers import open_mcp
 from heavy.jobs.journal import JournalMover
 from heavy.jobs.reconcile import TakeOver
 from heavy.jobs.timers import Timers
+from heavy.jobs.webhooks import Deliverer
 from heavy.llm.gateway import open_gateway
 from heavy.llm.targets import default_targets, load_targets
 from heavy.routes.state import Explain, Heavy
@@ -85,6 +87,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             caller = await stack.enter_async_context(HttpCaller(EgressPolicy(settings.egress_allow, agents.hosts), metrics))
         gateway = await stack.enter_async_context(open_gateway(targets, metrics))
         mcp = await stack.enter_async_context(open_mcp(workflows, caller.policy))
+        poster = await stack.enter_async_context(Poster(EgressPolicy(settings.egress_allow, public_only=True)))
         owner = TurnOwner(stores.turns, hotstore, settings.lease_seconds)
         learner = Learner(stores.learned, hotstore, agents)
         mover = JournalMover(stores.turns, hotstore, metrics, owner.name, first_timers(workflows), learner.answered)
@@ -104,11 +107,12 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         notes = Notes(stores.sessions, hotstore, gates)
         session_reader = SessionReader(stores.sessions, hotstore, partial(_draining, given.inflight, turns))
         timers = Timers(stores, agents, turns, notes, mover)
+        deliverer = Deliverer(stores.deliveries, hotstore, poster, metrics, settings.ticket_key)
         taking_over = TakeOver(stores.turns, hotstore, owner, turns)
         leaving = partial(_leave_in_time, turns, given.inflight, settings.drain_seconds)
         background: tuple[Work, ...] = (
             *(owner.keep_leases, owner.listen, taking_over.run, taking_over.listen, leaving),
-            *(mover.drain, gates.pay, timers.run, learner.work, session_reader.end_when_draining),
+            *(mover.drain, gates.pay, timers.run, deliverer.run, learner.work, session_reader.end_when_draining),
         )
         for work in background:
             stack.push_async_callback(_stop, asyncio.create_task(_keep(work)))
@@ -126,6 +130,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             owner=owner,
             mover=mover,
             learner=learner,
+            given_urls=poster.policy,
             keys=KeyRing.open(settings.api_keys),
             metrics=metrics,
             explain=given.explain,

@@ -67,6 +67,11 @@ CATALOGUE: dict[str, Spec] = {
     "journal_moved_total": Spec("counter", "Rule-answered turns that were moved into the database."),
     "hotstore_errors_total": Spec("counter", "Hot-store operations that failed or took too long."),
     "lease_lost_total": Spec("counter", "Turns that another node took over from this one."),
+    "webhook_deliveries_total": Spec(
+        "counter", "Attempts to deliver a message to a webhook, by outcome (delivered, again, failed).", ("outcome",)
+    ),
+    "webhook_seconds": Spec("histogram", "Seconds of one attempt to deliver a message to a webhook.", (), _CALL),
+    "webhooks_pending": Spec("gauge", "Messages to webhooks that wait, in the whole database; each process counts them every 15 s."),
 }
 
 
@@ -178,6 +183,9 @@ class Metrics:
     journal_moved_total: Counter
     hotstore_errors_total: Counter
     lease_lost_total: Counter
+    webhook_deliveries_total: Family
+    webhook_seconds: Histogram
+    webhooks_pending: Gauge
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()

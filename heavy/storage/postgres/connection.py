@@ -16,12 +16,15 @@ from typing import Any, TypeVar
 import asyncpg
 
 from heavy.storage.migrations import CREATE_TABLE, migrations
+from heavy.storage.postgres.deliveries import PostgresDeliveries
 from heavy.storage.postgres.learned import PostgresLearned
 from heavy.storage.postgres.sessions import PostgresSessions
 from heavy.storage.postgres.timers import PostgresTimers
 from heavy.storage.postgres.turns import PostgresTurns
+from heavy.storage.postgres.webhooks import PostgresWebhooks
 from heavy.turns.learned_routes import LearnedStore
 from heavy.turns.stores import DatabaseUnavailable, SessionStore, TimerStore, TurnStore
+from heavy.turns.webhooks import DeliveryStore, WebhookStore
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +148,8 @@ class PostgresStores:
         self.turns: TurnStore = PostgresTurns(database)
         self.timers: TimerStore = PostgresTimers(database)
         self.learned: LearnedStore = PostgresLearned(database)
+        self.webhooks: WebhookStore = PostgresWebhooks(database)
+        self.deliveries: DeliveryStore = PostgresDeliveries(database)
 
     async def ping(self) -> float:
         """Seconds of one round trip."""

@@ -18,12 +18,15 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from heavy.storage.migrations import CREATE_TABLE, migrations
+from heavy.storage.sqlite.deliveries import SqliteDeliveries
 from heavy.storage.sqlite.learned import SqliteLearned
 from heavy.storage.sqlite.sessions import SqliteSessions
 from heavy.storage.sqlite.timers import SqliteTimers
 from heavy.storage.sqlite.turns import SqliteTurns
+from heavy.storage.sqlite.webhooks import SqliteWebhooks
 from heavy.turns.learned_routes import LearnedStore
 from heavy.turns.stores import DatabaseUnavailable, SessionStore, TimerStore, TurnStore
+from heavy.turns.webhooks import DeliveryStore, WebhookStore
 
 log = logging.getLogger(__name__)
 
@@ -174,6 +177,8 @@ class SqliteStores:
         self.turns: TurnStore = SqliteTurns(self._reader.run, self._writer.run)
         self.timers: TimerStore = SqliteTimers(self._writer.run)
         self.learned: LearnedStore = SqliteLearned(self._reader.run, self._writer.run)
+        self.webhooks: WebhookStore = SqliteWebhooks(self._reader.run, self._writer.run)
+        self.deliveries: DeliveryStore = SqliteDeliveries(self._reader.run, self._writer.run)
 
     async def migrate(self) -> list[str]:
         """Brings the schema up to date; the names applied now."""

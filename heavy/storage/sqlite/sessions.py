@@ -17,6 +17,7 @@ from heavy.storage.rows import (
     timer_values,
     to_json,
 )
+from heavy.storage.sqlite.outbox import add_messages
 from heavy.turns.rows import ArmTimer, Note, SessionEvent, SessionRow, StoredEvent, StoredMessage
 
 T = TypeVar("T")
@@ -102,7 +103,7 @@ class SqliteSessions:
 
         def erase(c: sqlite3.Connection) -> bool:
             found = c.execute("DELETE FROM sessions WHERE tenant = ? AND session_id = ?", (tenant, session_id)).rowcount
-            for table in ("turns", "messages", "turn_aliases", "session_events", "timers"):
+            for table in ("turns", "messages", "turn_aliases", "session_events", "timers", "deliveries"):
                 c.execute(f"DELETE FROM {table} WHERE tenant = ? AND session_id = ?", (tenant, session_id))
             return found > 0
 
@@ -150,10 +151,11 @@ def one(c: sqlite3.Connection, statement: str, args: Any) -> Any:
 
 
 def append_events(c: sqlite3.Connection, session: Row, events: Sequence[SessionEvent]) -> None:
-    """Stores events of a session whose event_seq counts them already."""
-    place, first = (session["tenant"], session["session_id"]), session["event_seq"] - len(events) + 1
-    rows = [(*place, first + i, *event, session["updated_at"]) for i, event in enumerate(event_values(events))]
-    c.executemany(INSERT_EVENT, rows)
+    """Stores events of a session whose event_seq counts them already, and their messages to the tenant's webhooks."""
+    place, first, at = (session["tenant"], session["session_id"]), session["event_seq"] - len(events) + 1, session["updated_at"]
+    values = event_values(events)
+    c.executemany(INSERT_EVENT, [(*place, first + i, *event, at) for i, event in enumerate(values)])
+    add_messages(c, *place, values, at)
 
 
 def arm(c: sqlite3.Connection, session: Any, timers: Sequence[ArmTimer], seq: int, now: float) -> None:
