@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -24,6 +25,7 @@ from loadtests.simulators import staff
 from loadtests.simulators.shop import Refused, Shop, money, sentiment
 
 KEPT_KEYS = 100_000
+KEPT_EFFECTS, MOST_EFFECTS, MAX_KEPT_BODY = 100_000, 10_000, 4096
 MAX_SLOW_MS = 120_000
 
 Action = Callable[[Shop, "Call"], Any]
@@ -59,16 +61,20 @@ class Call:
 
 @dataclass
 class Ledger:
-    """Counts effects and keeps the first reply of each idempotency key. Bounded to the newest `KEPT_KEYS` keys."""
+    """Counts effects, lists them and keeps the first reply of each idempotency key. Bounded to the newest `KEPT_KEYS` keys and
+    `KEPT_EFFECTS` effects; `listed` is (number, path, key, body), numbers count 1, 2, 3 …, the body of a large request is left out."""
 
     by_path: Counter[str] = field(default_factory=Counter)
     replies: OrderedDict[str, tuple[str, int, bytes]] = field(default_factory=OrderedDict)
     replayed: int = 0
     last: list[dict[str, Any]] = field(default_factory=list)
+    listed: deque[tuple[int, str, str | None, bytes]] = field(default_factory=lambda: deque(maxlen=KEPT_EFFECTS))
 
-    def note(self, path: str, key: str | None, said: Mapping[str, Any]) -> None:
-        """One effect has happened."""
+    def note(self, path: str, key: str | None, said: Mapping[str, Any], raw: bytes) -> None:
+        """One effect has happened; `raw` is the body of its request."""
         self.by_path[path] += 1
+        number = self.listed[-1][0] + 1 if self.listed else 1
+        self.listed.append((number, path, key, raw if len(raw) <= MAX_KEPT_BODY else b"null"))
         self.last = [*self.last[-19:], {"path": path, "key": key, "body": dict(said)}]
 
     def keep(self, key: str, digest: str, status: int, body: bytes) -> None:
@@ -156,7 +162,7 @@ def writes(action: Action) -> Callable[[Request], Awaitable[Response]]:
             return Response(kept[2], kept[1], {"Idempotent-Replayed": "true"}, "application/json")
         try:
             reply = answer(201, action(books.shop, call))
-            books.ledger.note(request.scope["path"], key, call.values)
+            books.ledger.note(request.scope["path"], key, call.values, raw)
         except Refused as error:
             reply = failure(error)
         if key:
@@ -288,6 +294,25 @@ async def _effects(request: Request) -> Response:
     )
 
 
+async def _effects_list(request: Request) -> Response:
+    """Every effect in order, a page at a time: {effects: [{number, path, key, body}], next}. `?after=` a number, `?limit=` at most 10 000;
+    `next` is the `after` of the next page, null on the last one."""
+    ledger: Ledger = request.app.state.books.ledger
+    try:
+        asked = Call(request.query_params)
+        after, limit = asked.number("after", 0) or 0, asked.number("limit", 1000) or 0
+        if not 1 <= limit <= MOST_EFFECTS or not 0 <= after < 1e15:
+            raise Refused(422, "bad_field", f"after must be 0 or more, limit from 1 to {MOST_EFFECTS}.")
+    except Refused as error:
+        return failure(error)
+    first = ledger.listed[0][0] if ledger.listed else 1
+    begin = max(0, int(after) + 1 - first)
+    page = list(islice(ledger.listed, begin, begin + int(limit)))
+    effects = [{"number": n, "path": path, "key": key, "body": orjson.Fragment(raw or b"null")} for n, path, key, raw in page]
+    more = bool(page) and page[-1][0] < ledger.listed[-1][0]
+    return answer(200, {"effects": effects, "next": page[-1][0] if more else None})
+
+
 async def _reset(request: Request) -> Response:
     """Fresh books."""
     request.app.state.books = Books()
@@ -313,6 +338,7 @@ def create_app() -> Starlette:
             *_shop_routes(),
             *_staff_routes(),
             Route("/effects", _effects, methods=["GET"]),
+            Route("/effects/list", _effects_list, methods=["GET"]),
             Route("/reset", _reset, methods=["POST"]),
             Route("/health", _health, methods=["GET"]),
         ],

@@ -60,6 +60,7 @@ class Simulator:
         self.by_path: Counter[str] = Counter()
         self.by_purpose: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
+        self.refused = 0
         self.last: deque[dict[str, Any]] = deque(maxlen=LAST)
 
     def stats(self) -> dict[str, Any]:
@@ -74,6 +75,7 @@ class Simulator:
             "cached_tokens": self.tokens["cached"],
             "output_tokens": self.tokens["output"],
             "faults": self.faults,
+            "refused": self.refused,
             "last": list(self.last),
         }
 
@@ -81,6 +83,7 @@ class Simulator:
         """Counts a call and decides what it gets."""
         fault = self._faults.draw(asked)
         rule = self.profile.rule(asked)
+        rule = rule and rule.filled(asked)
         answer = self._answer(asked, rule)
         if fault is not None:
             self.faults[fault.kind] += 1
@@ -196,6 +199,7 @@ async def _reply(request: web.Request, provider: str) -> web.StreamResponse:
             purpose = request.headers.get("X-Loadsplit-Purpose", "")
             asked = read.openai(doc, purpose) if provider == "openai" else read.anthropic(doc, purpose)
         except (BadRequest, ValueError, KeyError, TypeError, AttributeError) as e:  # any shape of body is the caller's doing
+            simulator.refused += 1
             return web.json_response(wire.error_body(provider, "invalid_request_error", f"{e or type(e).__name__}"), status=400)
         answer, rule, fault = simulator.take(request.path, asked)
         first = rule.first_token_ms if rule and rule.first_token_ms is not None else simulator.profile.first_token_ms

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -57,6 +58,11 @@ class When(_Part):
                 raise ValueError(f"not a regular expression: {e}") from None
         return pattern
 
+    def caught(self, asked: Asked) -> Mapping[str, str]:
+        """What the named groups of `user` find in the last user message; a group that found nothing is empty."""
+        found = None if self.user is None else re.search(self.user, asked.user, re.IGNORECASE)
+        return {} if found is None else found.groupdict("")
+
     def holds(self, asked: Asked) -> bool:
         """Whether the request meets every condition."""
         return (
@@ -72,7 +78,7 @@ class When(_Part):
 
 
 class Call(_Part):
-    """A tool call to make. Text as `arguments` is sent as it stands, however broken."""
+    """A tool call to make. Text as `arguments` is sent as it stands, however broken, but for what `Rule.filled` puts in."""
 
     name: str
     arguments: dict[str, Any] | str = {}
@@ -80,7 +86,8 @@ class Call(_Part):
 
 
 class Rule(_Part):
-    """What to answer when `when` holds: text, tool calls (beside the text, if both), or JSON."""
+    """What to answer when `when` holds: text, tool calls (beside the text, if both), or JSON. `{name}` in the text and in arguments
+    stands for what the named group of `when.user` has caught."""
 
     when: When = When()
     text: str | None = None
@@ -88,6 +95,14 @@ class Rule(_Part):
     json_: Any = Field(default=None, alias="json")
     first_token_ms: _Milliseconds | None = None
     token_ms: _Milliseconds | None = None
+
+    def filled(self, asked: Asked) -> Rule:
+        """The rule as it answers this request. Braces around anything but a group's name stay as they are."""
+        caught = self.when.caught(asked)
+        if not caught:
+            return self
+        calls = tuple(call.model_copy(update={"arguments": _fill(call.arguments, caught)}) for call in self.tool_calls)
+        return self.model_copy(update={"text": _fill(self.text, caught), "tool_calls": calls})
 
 
 class Fault(_Part):
@@ -144,6 +159,15 @@ class FaultPlan:
             if hit is None and (chance < fault.probability or (fault.every is not None and self._counts[n] % fault.every == 0)):
                 hit = fault
         return hit
+
+
+def _fill(value: Any, caught: Mapping[str, str]) -> Any:
+    """The value with `{name}` replaced in every text of it."""
+    if isinstance(value, str):
+        return re.sub(r"\{(\w+)\}", lambda found: caught.get(found[1], found[0]), value)
+    if isinstance(value, Mapping):
+        return {key: _fill(item, caught) for key, item in value.items()}
+    return [_fill(item, caught) for item in value] if isinstance(value, list) else value
 
 
 def load_profile(path: Path) -> Profile:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from loadtests.simulators.business import create_app
+from loadtests.simulators.business import Ledger, create_app
 from loadtests.simulators.shop import Shop, overlap, sentiment
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "customer_service" / "workflow.json"
@@ -109,6 +110,32 @@ def test_without_a_key_each_call_has_its_effect_and_reset_forgets(shop_api: Test
     assert effects(shop_api)["by_path"] == {"/tickets": 3}
     assert shop_api.post("/reset").status_code == 200
     assert effects(shop_api)["total"] == 0
+
+
+def test_effects_are_listed_in_order_a_page_at_a_time(shop_api: TestClient) -> None:
+    assert shop_api.get("/effects/list").json() == {"effects": [], "next": None}
+    for n in range(5):
+        shop_api.post("/tickets", json={"subject": f"s{n}"}, headers={"Idempotency-Key": f"k{n}"} if n else {})
+    shop_api.post("/tickets", json={"subject": "s4"}, headers={"Idempotency-Key": "k4"})  # replayed: no effect
+    first = shop_api.get("/effects/list", params={"limit": 3}).json()
+    assert [(e["number"], e["key"]) for e in first["effects"]] == [(1, None), (2, "k1"), (3, "k2")]
+    assert first["effects"][1] == {"number": 2, "path": "/tickets", "key": "k1", "body": {"subject": "s1"}}
+    rest = shop_api.get("/effects/list", params={"after": first["next"]}).json()
+    assert ([e["body"]["subject"] for e in rest["effects"]], rest["next"]) == (["s3", "s4"], None)
+    assert shop_api.get("/effects/list", params={"after": 5}).json() == {"effects": [], "next": None}
+    for wrong in ({"after": -1}, {"limit": 0}, {"limit": 10_001}, {"after": "x"}, {"after": "nan"}, {"limit": "inf"}):
+        assert shop_api.get("/effects/list", params=wrong).status_code == 422
+
+
+def test_the_list_of_effects_is_bounded(shop_api: TestClient) -> None:
+    shop_api.post("/tickets", json={"subject": "x" * 5000})
+    assert shop_api.get("/effects/list").json()["effects"][0]["body"] is None
+    ledger = Ledger(listed=deque(maxlen=3))
+    for n in range(5):
+        ledger.note("/tickets", None, {}, b"%d" % n)
+    shop_api.app.state.books.ledger = ledger  # type: ignore[attr-defined]
+    page = shop_api.get("/effects/list", params={"after": 1}).json()
+    assert [(e["number"], e["body"]) for e in page["effects"]] == [(3, 2), (4, 3), (5, 4)]
 
 
 async def test_parallel_calls_with_one_key_have_one_effect() -> None:

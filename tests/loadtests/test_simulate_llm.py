@@ -180,6 +180,26 @@ def test_rules_by_every_condition() -> None:
     assert profile.rule(openai({"model": "other", "messages": [{"role": "user", "content": "x"}]})).json_ == {"ok": True}  # type: ignore[union-attr]
 
 
+def test_groups_of_the_message_stand_in_texts_and_arguments() -> None:
+    profile = parse_profile(
+        """
+        rules:
+          - when: {user: '(?:book|reserve) (?P<what>\\w+)( for (?P<whom>\\w+))?', has_tool: get_order}
+            text: "{what} for <{whom}>, {other}, {"
+            tool_calls: [{name: get_order, arguments: {order_id: "{what}", notes: ["{whom}", 3], "{what}": {deep: "-{what}-"}}}]
+          - when: {user: 'raw (?P<what>\\w+)'}
+            tool_calls: [{name: get_order, arguments: '{"order_id": "{what}'}]
+        """
+    )
+    simulator = Simulator(profile)
+    answer, _, _ = simulator.take("/", asked("please BOOK A1 for Eve, then book A2", tools=RETURNS))
+    assert answer.text == "A1 for <Eve>, {other}, {"
+    assert json.loads(answer.calls[0].arguments) == {"order_id": "A1", "notes": ["Eve", 3], "{what}": {"deep": "-A1-"}}
+    assert simulator.take("/", asked("reserve B7", tools=RETURNS))[0].text == "B7 for <>, {other}, {"
+    assert simulator.take("/", asked("raw C3"))[0].calls[0].arguments == '{"order_id": "C3'
+    assert profile.rules[0].text == "{what} for <{whom}>, {other}, {"  # a rule is not changed by what it answers
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
