@@ -30,6 +30,7 @@ class _Item:
 @dataclass(slots=True)
 class _Entry:
     data: bytes
+    behind: bool = False
     consumer: str | None = None
     read_at: float = 0.0
 
@@ -83,7 +84,7 @@ class MemoryHotStore:
             raise HotStoreUnavailable("the journal is full")
         self._journal_seq += 1
         kept = _kept(entry)
-        self._journal[f"{self._journal_seq:020d}"] = _Entry(kept)
+        self._journal[f"{self._journal_seq:020d}"] = _Entry(kept, behind=bool(waiting))
         waiting[turn_id] = kept
         self._put(pending_key, waiting, PENDING_TTL, self._size(pending_key) + len(entry))
         if new_gate is not None:
@@ -91,8 +92,8 @@ class MemoryHotStore:
         return True, before
 
     async def pending(self, pending_key: str) -> Mapping[str, bytes]:
-        """Turn id → journal entry, in order of turn ids."""
-        return dict(sorted(self._hash(pending_key).items()))
+        """Turn id → journal entry, in the order in which they were recorded."""
+        return dict(self._hash(pending_key))
 
     async def journal_read(self, consumer: str, count: int) -> Sequence[JournalItem]:
         """The consumer's own unacknowledged entries first; without any, those of consumers silent for 30 s, then new ones."""
@@ -210,7 +211,7 @@ class MemoryHotStore:
             self._drop(key)
 
     def _select(self, count: int, wanted: Callable[[_Entry], bool]) -> list[JournalItem]:
-        found = (JournalItem(i, e.data) for i, e in self._journal.items() if wanted(e))
+        found = (JournalItem(i, e.data, e.behind) for i, e in self._journal.items() if wanted(e))
         return list(islice(found, count))
 
 

@@ -19,10 +19,12 @@ class HotStoreUnavailable(DependencyUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class JournalItem:
-    """One entry of the journal and the id that acknowledges it."""
+    """One entry of the journal and the id that acknowledges it. `behind` says that earlier entries of the session were not in the database
+    yet when it was written."""
 
     id: str
     entry: bytes
+    behind: bool = False
 
 
 class HotStore(Protocol):
@@ -52,7 +54,7 @@ class HotStore(Protocol):
         """
 
     async def pending(self, pending_key: str) -> Mapping[str, bytes]:
-        """Turn id → journal entry of one session that is not yet in the database, in order of turn ids."""
+        """Turn id → journal entry of one session that is not yet in the database, in the order in which they were recorded."""
 
     async def journal_read(self, consumer: str, count: int) -> Sequence[JournalItem]:
         """Up to `count` entries that no other live consumer has, without waiting. Those of a dead one come back after 30 seconds."""

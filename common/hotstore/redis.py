@@ -36,8 +36,10 @@ RECORD = """
 local gate = redis.call('GET', KEYS[1])
 if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return {1, gate} end
 if gate and gate ~= '' and not string.find(ARGV[3], string.sub(gate, 1, 1), 1, true) then return {0, gate} end
-redis.call('XADD', KEYS[3], '*', 'e', ARGV[2])
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+local id
+if redis.call('EXISTS', KEYS[2]) == 1 then id = redis.call('XADD', KEYS[3], '*', 'e', ARGV[2], 'b', '')
+else id = redis.call('XADD', KEYS[3], '*', 'e', ARGV[2]) end
+redis.call('HSET', KEYS[2], ARGV[1], id .. ' ' .. ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[6])
 if ARGV[4] ~= '' then redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5]) end
 return {1, gate}
@@ -128,9 +130,10 @@ class RedisHotStore:
         return recorded == 1, gate
 
     async def pending(self, pending_key: str) -> Mapping[str, bytes]:
-        """Turn id → journal entry, in order of turn ids."""
-        entries: Any = await self._redis.hgetall(pending_key)
-        return {name.decode(): entry for name, entry in sorted(entries.items())}
+        """Turn id → journal entry, in the order of the journal: turn ids with an Idempotency-Key do not follow the time."""
+        held: Any = await self._redis.hgetall(pending_key)
+        entries = sorted((_journal_place(value), name.decode(), value.partition(b" ")[2]) for name, value in held.items())
+        return {name: entry for _, name, entry in entries}
 
     async def journal_read(self, consumer: str, count: int) -> Sequence[JournalItem]:
         """The consumer's own unacknowledged entries first; without any, those of consumers silent for 30 s, then new ones."""
@@ -216,7 +219,13 @@ class RedisHotStore:
         gone = [item_id for item_id, fields in raw if not fields]
         if gone:
             await self._redis.xack(JOURNAL, JOURNAL_GROUP, *gone)
-        return [JournalItem(item_id.decode(), fields[b"e"]) for item_id, fields in raw if fields]
+        return [JournalItem(item_id.decode(), fields[b"e"], b"b" in fields) for item_id, fields in raw if fields]
+
+
+def _journal_place(value: bytes) -> tuple[int, int]:
+    """The id under which an entry of a pending hash stands in the journal: it is written before it."""
+    milliseconds, _, number = value.partition(b" ")[0].partition(b"-")
+    return int(milliseconds), int(number)
 
 
 def _ms(seconds: float) -> int:

@@ -1,4 +1,5 @@
-"""Moves rule-answered turns from the hot store's journal into the database, in batches, idempotent by turn id.
+"""Moves rule-answered turns from the hot store's journal into the database, in batches, idempotent by turn id, each session's in the order
+in which they were answered.
 
 Two doors: `drain` runs all the time; `settle` brings one session up to date at once, before a turn or a reader needs its history.
 """
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from common.contracts.journal import JournalEntry, decode
 from common.errors import DependencyUnavailable
@@ -63,11 +64,18 @@ class JournalMover:
         if not items:
             return 0
         entries = [_read(item.entry) for item in items]
-        await self._record([e for e in entries if e is not None])
+        behind = {keys.pending(e.tenant, e.session_id) for item, e in zip(items, entries, strict=True) if e is not None and item.behind}
+        await self._record([*await self._before(behind), *(e for e in entries if e is not None)])
         nowhere = (keys.pending("", ""), "")
         places = [(keys.pending(e.tenant, e.session_id), e.turn_id) if e is not None else nowhere for e in entries]
         await self._hotstore.journal_done([(item.id, *place) for item, place in zip(items, places, strict=True)])
         return len(items)
+
+    async def _before(self, places: Iterable[str]) -> list[JournalEntry]:
+        """All entries of these sessions that may not be in the database yet, in their order. Another process may have the earlier ones in
+        hand, and may have died with them: they go first all the same."""
+        waiting = await asyncio.gather(*map(self._hotstore.pending, places))
+        return [e for entries in waiting for e in map(_read, entries.values()) if e is not None]
 
     async def settle(self, tenant: str, session_id: str) -> None:
         """Brings the database up to date for one session. Without a hot store there is nothing that could be read."""

@@ -82,11 +82,22 @@ async def test_record_writes_journal_pending_and_gate_in_one_step(store: HotStor
     assert await store.journal_size() == 2
 
 
-async def test_pending_comes_in_the_order_of_turn_ids(store: HotStore) -> None:
-    for turn_id in ("t_3", "t_1", "t_2"):
-        await store.record(GATE, PENDING, turn_id, turn_id.encode(), b"r")
-    assert list(await store.pending(PENDING)) == ["t_1", "t_2", "t_3"]
+async def test_pending_comes_in_the_order_of_recording(store: HotStore) -> None:
+    entries = {f"t_{n * 7 % 12}": b"entry with spaces %d" % n for n in range(12)}
+    for turn_id, entry in entries.items():
+        await store.record(GATE, PENDING, turn_id, entry, b"r")
+    assert list((await store.pending(PENDING)).items()) == list(entries.items())
     assert await store.pending(keys.pending("t", "unknown")) == {}
+
+
+async def test_the_journal_says_what_stands_behind_something_unmoved(store: HotStore) -> None:
+    other = keys.pending("t", "s2")
+    for turn_id, pending in (("t_1", PENDING), ("t_2", other), ("t_3", PENDING)):
+        await store.record(GATE, pending, turn_id, turn_id.encode(), b"r")
+    assert [(i.entry, i.behind) for i in await store.journal_read("a", 10)] == [(b"t_1", False), (b"t_2", False), (b"t_3", True)]
+    await store.journal_done([("", PENDING, "t_1"), ("", PENDING, "t_3")])
+    await store.record(GATE, PENDING, "t_4", b"t_4", b"r")
+    assert [(i.entry, i.behind) for i in await store.journal_read("b", 10)] == [(b"t_4", False)]
 
 
 @pytest.mark.parametrize("gate", [b"c:", b"t:abcd", b"x:"])

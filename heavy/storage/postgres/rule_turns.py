@@ -11,6 +11,7 @@ from heavy.storage.postgres.sessions import Runner
 from heavy.storage.postgres.turn_statements import ARM_CONFLICT
 from heavy.storage.rows import rule_rows, timer_values
 from heavy.turns.rows import ArmTimer
+from heavy.turns.stores import DatabaseUnavailable
 
 # Arrays in the order of rows.RULE_COLUMNS, then $14 agents with a timer, and their timers' $15 kinds, $16 ids, $17 positions, $18 delays.
 # Sessions are locked in key order, so two movers can't lock each other out.
@@ -60,13 +61,18 @@ SELECT count(*) AS n FROM new
 """
 
 
+MOVERS = 10  # times that others may have been faster: each has stored at least one of the turns then
+
+
 async def record(database: Runner, entries: Sequence[JournalEntry], timers: Mapping[str, ArmTimer]) -> int:
     """Stores rule-answered turns and arms the timers of their agents; how many turns were new."""
     columns = [list(c) for c in zip(*rule_rows(entries), strict=True)]
     armed = [(agent_id, *timer_values([timer])[0]) for agent_id, timer in timers.items()]
     of_agents = [list(c) for c in zip(*armed, strict=True)] or [[]] * 5
-    try:
-        row = await database.fetchrow(RECORD, *columns, *of_agents)
-    except asyncpg.UniqueViolationError:  # another mover stored one of them meanwhile: now it is visible and skipped
-        row = await database.fetchrow(RECORD, *columns, *of_agents)
-    return int(row["n"])
+    for _ in range(MOVERS):
+        try:
+            row = await database.fetchrow(RECORD, *columns, *of_agents)
+            return int(row["n"])
+        except asyncpg.UniqueViolationError:  # another mover stored one of them meanwhile: now it is visible and skipped
+            continue
+    raise DatabaseUnavailable("other processes are moving the same turns", retry_after=1.0)

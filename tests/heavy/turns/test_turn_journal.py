@@ -26,3 +26,25 @@ async def test_a_turn_comes_behind_what_the_rules_answered(here: Node, hotstore:
     assert (await here.row("t_2")).seq == 2
     history = [m.content for m in here.gateway.requests[0].messages if m.role != "system"]
     assert history == ["question of t_1", "answer of t_1", "hello there friend"]
+
+
+async def test_an_answer_waits_for_no_mover_that_has_the_one_before_it(here: Node, hotstore: MemoryHotStore) -> None:
+    """Another process has read the first two of a session from the journal, and dies; the third is moved here. Keyed turns have ids that
+    do not follow the time."""
+    place = keys.gate("acme", "s1"), keys.pending("acme", "s1")
+    for turn_id in ("t_9", "t_0"):
+        await hotstore.record(*place, turn_id, encode(journal_entry(turn_id)), b"r")
+    assert len(await hotstore.journal_read("dead", 10)) == 2
+    await hotstore.record(*place, "t_5", encode(journal_entry("t_5")), b"r")
+    await hotstore.record(keys.gate("acme", "s2"), keys.pending("acme", "s2"), "t_7", encode(journal_entry("t_7", "s2")), b"r")
+    assert await here.mover.move_batch() == 2
+    assert [(await here.row(turn_id)).seq for turn_id in ("t_9", "t_0", "t_5", "t_7")] == [1, 2, 3, 1]
+
+
+async def test_what_waits_for_a_turn_comes_in_its_order(here: Node, hotstore: MemoryHotStore) -> None:
+    place = keys.gate("acme", "s1"), keys.pending("acme", "s1")
+    for turn_id in ("t_9", "t_0"):
+        await hotstore.record(*place, turn_id, encode(journal_entry(turn_id)), b"r")
+    await here.say("t_3")
+    await here.events("t_3")
+    assert [(await here.row(turn_id)).seq for turn_id in ("t_9", "t_0", "t_3")] == [1, 2, 3]
