@@ -31,7 +31,8 @@ from typing import Any, ClassVar
 
 
 class LoadsplitError(Exception):
-    """Base of the tree. `detail` is one sentence for the client; `extra` are further members of the problem."""
+    """Base of the tree. `detail` is one sentence for the client; `extra` are further members of the problem. `replayed` says that an
+    earlier request with the same Idempotency-Key has had it already."""
 
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
@@ -43,6 +44,7 @@ class LoadsplitError(Exception):
         self.detail = detail or self.title
         self.retry_after = retry_after
         self.extra = extra
+        self.replayed = False
 
 
 class InvalidRequest(LoadsplitError):

@@ -45,6 +45,7 @@ from heavy.turns.gates import Gates
 from heavy.turns.learning import Learner
 from heavy.turns.life import Turns
 from heavy.turns.lives import Lives
+from heavy.turns.marks import Marks
 from heavy.turns.notes import Notes
 from heavy.turns.owner import TurnOwner
 from heavy.turns.run import RunParts
@@ -94,6 +95,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         gates = Gates(hotstore, stores.sessions)
         parts = RunParts(stores, hotstore, gateway, caller, gates, learner, mcp)
         lives = Lives(stores=stores, hotstore=hotstore, owner=owner, agents=agents, parts=parts, metrics=metrics)
+        marks = Marks(hotstore)
         turns = Turns(
             stores=stores,
             hotstore=hotstore,
@@ -102,6 +104,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             lives=lives,
             settle=mover.settle,
             max_inflight=settings.max_inflight,
+            marks=marks,
         )
         reader = TurnReader(stores.turns, hotstore, owner)
         notes = Notes(stores.sessions, hotstore, gates)
@@ -112,7 +115,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         leaving = partial(_leave_in_time, turns, given.inflight, settings.drain_seconds)
         background: tuple[Work, ...] = (
             *(owner.keep_leases, owner.listen, taking_over.run, taking_over.listen, leaving),
-            *(mover.drain, gates.pay, timers.run, deliverer.run, learner.work, session_reader.end_when_draining),
+            *(mover.drain, gates.pay, marks.pay, timers.run, deliverer.run, learner.work, session_reader.end_when_draining),
         )
         for work in background:
             stack.push_async_callback(_stop, asyncio.create_task(_keep(work)))

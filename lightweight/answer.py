@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import orjson
 
+from common.contracts.idempotency import call_key
 from common.contracts.query import Query
 from common.contracts.salutation import is_salutation
 from common.contracts.ticket import Plan
@@ -75,6 +76,8 @@ class RuleAnswers:
         if gate is None:
             return answer
         if gate is UNRECORDED:
+            if turn.fingerprint:
+                return plan(match)
             self._metrics.unrecorded_turns_total.inc()
             return answer
         return await self._in_session(agent, turn, match, Standing(gate), False)
@@ -100,7 +103,13 @@ class RuleAnswers:
         return await self._performed(agent, turn, known.match, known.ready, known.session, greet)
 
     async def _performed(self, agent: Agent, turn: Turn, match: Match, ready: Answering, session: Standing, greet: bool) -> Answer | Plan:
-        """The answer of an action, recorded; `session` is known and allows it."""
+        """The answer of an action, recorded; `session` is known and allows it.
+
+        With an Idempotency-Key it must be recorded, else heavy gives it: its call there is the same one. A call that must not be made twice
+        is left to heavy from the beginning, whose database knows whether it was begun.
+        """
+        if turn.fingerprint and ready.action.endpoint is not None and ready.action.endpoint.idempotent is False:
+            return plan(match)
         greet = greet and not ready.action.silent  # nothing is said now: the next message is greeted
         greeting = agent.greeting + "\n\n" if greet else ""
         message = await self._text(agent, turn, match, ready, greeting)
@@ -130,13 +139,15 @@ class RuleAnswers:
             arguments=match.arguments,
             settings=agent.settings,
         )
-        outcome = await perform(ready.action, variables, self._caller, deadline=turn.deadline, idempotency_key=turn.turn_id)
+        key = call_key(turn.turn_id, match.kind, match.action.id)
+        outcome = await perform(ready.action, variables, self._caller, deadline=turn.deadline, idempotency_key=key)
         if outcome.text is None:
             return plan(match, outcome.failure or f"{match.kind} {match.action.id}: there was no result")
         return orjson.dumps(greeting + outcome.text)
 
     async def _recorded(self, agent: Agent, turn: Turn, answer: Answer, session: Standing, states: bytes, greet: bool) -> bool:
-        """False when the gate stood in the way; an answer that could not be recorded is counted and given all the same."""
+        """False when the gate stood in the way, or for a request with a key without a hot store; another answer that could not be recorded
+        is counted and given all the same."""
         shown = agent.greeting_hash if greet else session.gate.greeting if session.gate else ""
         gate = await record(
             self._hotstore,
@@ -147,9 +158,10 @@ class RuleAnswers:
             states,
             session.after_greeting(agent.greeting_hash) if greet else None,
         )
-        if gate is UNRECORDED:
+        if gate is UNRECORDED and not turn.fingerprint:
             self._metrics.unrecorded_turns_total.inc()
-        return gate is None or gate is UNRECORDED
+            return True
+        return gate is None
 
 
 def _ready(agent: Agent, match: Match | None) -> Answering | None:

@@ -12,12 +12,11 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from common.contracts.idempotency import KEPT_SECONDS, Keyed
+from common.contracts.idempotency import HANDED, KEPT_SECONDS, OPEN, REPLIED, Keyed, read_mark, write_mark
 from common.errors import DependencyUnavailable
 from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
 
-OPEN, HANDED, REPLIED = b"o", b"h", b"r"
 OPEN_SECONDS = 5.0  # how long a request is believed to be answered without a sign of its process
 RENEW_SECONDS = 1.5
 WAIT_SECONDS = 60.0
@@ -47,11 +46,11 @@ class Idempotency:
         """
         key = keys.idempotency(tenant, keyed.digest)
         until = time.time() + WAIT_SECONDS if deadline is None else min(deadline, time.time() + WAIT_SECONDS)
-        claim = _write(OPEN, keyed.fingerprint, keyed.ids[0], os.urandom(8).hex().encode())
+        claim = write_mark(OPEN, keyed.fingerprint, keyed.ids[0], os.urandom(8).hex().encode())
         tries = 0
         try:
             while (held := await self._hotstore.claim(key, claim, OPEN_SECONDS)) not in (None, claim):
-                state, fingerprint, turn_id, reply = _read(held)
+                state, fingerprint, turn_id, reply = read_mark(held)
                 keyed.refuse_other(fingerprint)
                 if state != OPEN:
                     return Kept(turn_id, reply if state == REPLIED else None)
@@ -75,11 +74,11 @@ class Idempotency:
 
     async def handed(self, tenant: str, keyed: Keyed) -> None:
         """The request goes to heavy, and so do its repetitions."""
-        await self._keep(tenant, keyed, _write(HANDED, keyed.fingerprint, keyed.ids[0]), KEPT_SECONDS)
+        await self._keep(tenant, keyed, write_mark(HANDED, keyed.fingerprint, keyed.ids[0]), KEPT_SECONDS)
 
     async def replied(self, tenant: str, keyed: Keyed, reply: bytes) -> None:
         """Keeps the reply for a day."""
-        await self._keep(tenant, keyed, _write(REPLIED, keyed.fingerprint, keyed.ids[0], reply), KEPT_SECONDS)
+        await self._keep(tenant, keyed, write_mark(REPLIED, keyed.fingerprint, keyed.ids[0], reply), KEPT_SECONDS)
 
     async def _renew(self, tenant: str, keyed: Keyed, claim: bytes) -> None:
         while True:
@@ -89,12 +88,3 @@ class Idempotency:
     async def _keep(self, tenant: str, keyed: Keyed, value: bytes, seconds: float) -> None:
         with contextlib.suppress(HotStoreUnavailable):  # a repetition is answered anew then, as the same turn
             await self._hotstore.set(keys.idempotency(tenant, keyed.digest), value, seconds)
-
-
-def _write(state: bytes, fingerprint: str, turn_id: str, reply: bytes = b"") -> bytes:
-    return b" ".join((state, fingerprint.encode(), turn_id.encode(), reply))
-
-
-def _read(value: bytes) -> tuple[bytes, str, str, bytes]:
-    state, fingerprint, turn_id, reply = value.split(b" ", 3)
-    return state, fingerprint.decode(), turn_id.decode(), reply

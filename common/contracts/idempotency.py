@@ -3,6 +3,9 @@
 The id of what a keyed request begins follows from tenant, key and the day (UTC), under the secret that all replicas share: so it is the
 same on every replica, needs no table, and is nobody else's. Within 24 hours a repetition has the id of today or of yesterday. Ids still
 sort by time, if only by the day.
+
+What has become of such a request stands in the hot store, so that the rule tier need not ask the database: a mark says that it is being
+answered there, that heavy has it, or which reply it has had. Marks may be lost; heavy knows better.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from common.errors import IdempotencyMismatch, InvalidRequest
 HEADER = b"idempotency-key"
 REPLAYED = (b"idempotent-replayed", b"true")
 KEPT_SECONDS = 86400
+OPEN, HANDED, REPLIED = b"o", b"h", b"r"
+TOOL_CALL = "intent_1"  # the id of a tool's call that no model has made
 _KEY = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?\Z")
 
 
@@ -50,6 +55,22 @@ def keyed(value: bytes | None, tenant: str, asked: Any, secret: bytes, *, kind: 
     ids = (_id(prefix, today, digest), _id(prefix, today - KEPT_SECONDS, digest))
     body = orjson.dumps([kind, asked], option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
     return Keyed(digest[:32], hashlib.sha256(body).hexdigest()[:32], ids)
+
+
+def write_mark(state: bytes, fingerprint: str, turn_id: str, rest: bytes = b"") -> bytes:
+    """A mark. `rest` is the reply, or what tells one claim from another."""
+    return b" ".join((state, fingerprint.encode(), turn_id.encode(), rest))
+
+
+def read_mark(value: bytes) -> tuple[bytes, str, str, bytes]:
+    """State, fingerprint, turn id and the rest."""
+    state, fingerprint, turn_id, rest = value.split(b" ", 3)
+    return state, fingerprint.decode(), turn_id.decode(), rest
+
+
+def call_key(turn_id: str, kind: str, target: str) -> str:
+    """The Idempotency-Key with which a turn's own action calls its API, the same in both tiers: the other one may have made the call."""
+    return f"{turn_id}:{TOOL_CALL}" if kind == "tool" else f"{turn_id}:{kind}:{target}"
 
 
 def _id(prefix: str, day: int, digest: str) -> str:

@@ -6,7 +6,7 @@
 | ls:{tenant/session}:w   | string | 1 hour  | the hot window: recent messages, as heavy wrote them         |
 | ls:{tenant/session}:p   | hash   | 1 day   | turn id → journal entry that is not in the database yet, behind its id in the journal |
 | ls:{turn}:e             | list   | 1 hour after the end | event log; the event with id n is item n - 1    |
-| ls:idem:<tenant>/<key>  | string | 1 day   | what a request with an Idempotency-Key has become (lightweight.idempotency) |
+| ls:idem:<tenant>/<key>  | string | 1 day   | what a request with an Idempotency-Key has become (common.contracts.idempotency) |
 | ls:learned:…            | string | 1 hour  | a learned route (common.contracts.learned), kept up by heavy |
 | ls:journal              | stream | bounded by trimming what was acknowledged | rule-answered turns on their way to the database |
 

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from common.contracts.idempotency import REPLAYED
 from common.contracts.problem import MEDIA_TYPE, problem
 from common.errors import (
     Forbidden,
@@ -49,6 +50,8 @@ def problem_response(error: LoadsplitError, request_id: str) -> tuple[int, Heade
         after = 1.0
     if after is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(after))))
+    if error.replayed:
+        headers.append(REPLAYED)
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     body = orjson.dumps(problem(error, request_id), default=str, option=orjson.OPT_NON_STR_KEYS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Literal
 
+from common.contracts.idempotency import call_key
 from common.contracts.query import Usage
 from common.endpoints.answer import CompiledAction, perform
 from common.endpoints.call import EndpointFailed
@@ -36,7 +37,7 @@ async def declared_call(
         ctx.caller,
         deadline=ctx.deadline,
         # the same for every attempt of the turn: a call that a dead node has made is not made twice
-        idempotency_key=f"{ctx.turn_id}:{call_id or f'{kind}:{target}'}",
+        idempotency_key=f"{ctx.turn_id}:{call_id}" if call_id else call_key(ctx.turn_id, kind, target),
     )
     if action.silent and outcome.text == "":
         yield ActionResult("", action_type=kind, action_target=target, status="silent")

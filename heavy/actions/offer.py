@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 import orjson
 
+from common.contracts.idempotency import TOOL_CALL
 from common.errors import ConfigInvalid
 from common.workflow.schema import Flow, Skill, SystemAction, Tool
 from heavy.actions.context import ActionContext, ActionResult, NotAnswered
 from heavy.actions.flow import declared_call, missing
 from heavy.actions.system import BECOMES, profile_patch, system_action
-from heavy.actions.tool import CALL_ID, perform_tool
+from heavy.actions.tool import perform_tool
 from heavy.agent.tool_schema import Arguments
 from heavy.agent.toolbox import Check, Toolbox, ToolResult, failed, is_failure
 from heavy.intents.candidates import Candidate, candidates
@@ -52,7 +53,7 @@ class Offer:
     def call(self, kind: str, target: str | None, parameters: Mapping[str, Any]) -> ToolCall | None:
         """The first call of a turn, for what the intent match chose; None for an action that the workflow does not have."""
         chosen = self._by_target.get((kind, target or ""))
-        return ToolCall(CALL_ID, chosen.spec.name, orjson.dumps(dict(parameters), default=str).decode()) if chosen else None
+        return ToolCall(TOOL_CALL, chosen.spec.name, orjson.dumps(dict(parameters), default=str).decode()) if chosen else None
 
     def lacks(self, call: ToolCall) -> str | None:
         """What a call needs and does not have, in words; None when it can be made."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from common.contracts.idempotency import TOOL_CALL
 from common.contracts.query import Usage
 from common.endpoints.answer import perform
 from common.workflow.schema import Tool
@@ -25,7 +26,6 @@ from heavy.agent.steps import Ended, Step
 from heavy.agent.toolbox import Toolbox, ToolResult
 from heavy.llm.types import Message, ToolCall
 
-CALL_ID = "intent_1"
 _NUMBERS = {"integer": int, "number": float}
 
 
@@ -39,7 +39,7 @@ async def tool_action(ctx: ActionContext, tool: Tool, parameters: Mapping[str, A
     transcript = list(ctx.committed)
     if transcript[-1].role == "user":
         known = parameters if by_llm else _from_message(ctx, compiled, parameters)
-        call = ToolCall(CALL_ID, toolbox.specs[0].name, orjson.dumps(dict(known), default=str).decode())
+        call = ToolCall(TOOL_CALL, toolbox.specs[0].name, orjson.dumps(dict(known), default=str).decode())
         try:
             toolbox.parse(call)
         except ValueError as e:

@@ -69,7 +69,11 @@ class QueryEndpoint:
         if self._streaming:
             await send_turn(heavy, scope, receive, send, admission.tenant, submitted.turn, cancels=cancels, headers=headers)
             return
-        await send_json(send, 200, await outcome(heavy, admission.tenant, submitted.turn), headers)
+        try:
+            await send_json(send, 200, await outcome(heavy, admission.tenant, submitted.turn), headers)
+        except (EndedWith, TurnCancelled) as e:
+            e.replayed = submitted.replayed
+            raise
 
 
 async def admit(heavy: Heavy, scope: Scope, query: Query) -> Admission:

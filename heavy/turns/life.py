@@ -21,6 +21,7 @@ from heavy.turns import approval, timers, window
 from heavy.turns.agents import Agents
 from heavy.turns.approval import yes_or_no
 from heavy.turns.lives import Lives
+from heavy.turns.marks import Marks
 from heavy.turns.notes import tell
 from heavy.turns.owner import OwnedTurn, TurnOwner
 from heavy.turns.rows import NewTurn, TimerRow, TurnRow
@@ -43,7 +44,16 @@ class Turns:
     """Accepts turns. All collaborators are arguments; `heavy.app` wires them."""
 
     def __init__(
-        self, *, stores: Stores, hotstore: HotStore, owner: TurnOwner, agents: Agents, lives: Lives, settle: Settle, max_inflight: int
+        self,
+        *,
+        stores: Stores,
+        hotstore: HotStore,
+        owner: TurnOwner,
+        agents: Agents,
+        lives: Lives,
+        settle: Settle,
+        max_inflight: int,
+        marks: Marks | None = None,
     ) -> None:
         self._stores = stores
         self._hotstore = hotstore
@@ -52,6 +62,7 @@ class Turns:
         self._lives = lives
         self._settle = settle
         self._max_inflight = max_inflight
+        self._marks = marks or Marks(hotstore)
         self._accepting = 0
         self.draining = False
 
@@ -79,8 +90,11 @@ class Turns:
         IdempotencyMismatch, DependencyUnavailable when the database is away.
         """
         agent = self._agents.choose(query.agent_id)
-        if keyed is not None and (earlier := await self._earlier(tenant, query.session_id, turn_id, keyed)) is not None:
-            return Submitted(self._owner.get(earlier.turn_id) or earlier, replayed=True)
+        if keyed is not None:
+            earlier = await self._earlier(tenant, query.session_id, turn_id, keyed)
+            await self._marks.show(tenant, keyed)
+            if earlier is not None:
+                return Submitted(self._owner.get(earlier.turn_id) or earlier, replayed=True)
         if self.room <= 0:
             raise Overloaded("this node takes no further turn now", retry_after=1, **_busy(agent))
         if agent.asks_persons and (answer := yes_or_no(query.message)) is not None:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support.client import Client
+from tests.support.odd_api import OddApi
 from tests.support.redis_client import redis_command
 from tests.support.services import PostgresServer, RedisServer
 from tests.support.split import Split, metric
@@ -96,6 +97,26 @@ def test_what_was_sent_to_a_frozen_redis_does_no_harm_after_the_thaw(split: Spli
     wait_until_sync(lambda: is_recorded(split), "Redis is used again", 5)
     assert client.ask(HOURS, "late-write").json["message"] == "We open at 9."  # by whichever tier: the database knows the state
     assert client.ask(HOURS, "late-write").json["route"]["tier"] == "lightweight"
+
+
+def test_a_key_that_came_while_redis_was_frozen(split: Split, whole_redis: RedisServer, odd_api: OddApi) -> None:
+    """The LLM tier took the rule's place; after the thaw the rule does not answer as if the request were new."""
+    client, headers, port = split.client, {"Idempotency-Key": "frozen-key"}, whole_redis.port
+    whole_redis.freeze()
+    first = client.ask("call apply", "frozen-key", agent_id="odd", headers=headers)
+    assert (first.status, first.json["message"], first.json["route"]["tier"]) == (200, "Booked as B-1.", "heavy")
+    whole_redis.thaw()
+    wait_until_sync(lambda: is_recorded(split), "Redis is used again", 5)
+    mark = f" {first.json['turn_id']} ".encode()
+
+    def marked() -> bool:
+        held = [redis_command(port, "GET", key) or b"" for key in redis_command(port, "KEYS", "ls:idem:*")]
+        return any(value.startswith(b"h") and mark in value for value in held)
+
+    wait_until_sync(marked, "the key is marked", 5)
+    again = client.ask("call apply", "frozen-key", agent_id="odd", headers=headers)
+    assert (again.body, again.headers["idempotent-replayed"]) == (first.body, "true")
+    assert [keys for body, keys in odd_api.applied.items() if "frozen-key" in body] == [[f"{first.json['turn_id']}:flow:apply"]]
 
 
 def test_a_killed_redis(split: Split, whole_redis: RedisServer) -> None:

@@ -32,6 +32,13 @@ class AwayStore(MemoryHotStore):
         raise HotStoreUnavailable("away")
 
 
+class HalfStore(MemoryHotStore):
+    """A hot store that goes away between the claim of a key and the record of the answer."""
+
+    async def record(self, *arguments: Any, **more: Any) -> Any:
+        raise HotStoreUnavailable("away")
+
+
 def known(value: bytes = b"k-1", asked: object = "a") -> Keyed:
     found = keyed(value, "acme", asked, b"s")
     assert found is not None
@@ -103,6 +110,30 @@ async def test_without_a_hot_store_heavy_answers_with_the_rules_plan() -> None:
         assert (await shop.ask("hours")).json["message"] == "We open at 9."  # without a key as ever
 
 
+async def test_an_answer_that_cannot_be_recorded_is_left_to_heavy(slow_api: tuple[str, asyncio.Event, list[Any]]) -> None:
+    """Also where its API was called already: heavy makes the same call."""
+    url, go_on, seen = slow_api
+    go_on.set()
+    flow = {**FLOW, "endpoint": {**FLOW["endpoint"], "url": url}}  # type: ignore[dict-item]
+    async with desk({**SHOP, "flows": [*SHOP["flows"], flow]}, hotstore=HalfStore()) as shop:  # type: ignore[list-item]
+        for number, (message, action) in enumerate((("hours", "hours"), ("book it", "book"))):
+            assert (await shop.ask(message, headers={"Idempotency-Key": f"k-{number}"})).status == 299
+            assert (shop.plan.action_type, shop.plan.action_target, shop.plan.escalated) == ("flow", action, None)
+            assert (await shop.ask(message)).status == 200  # without a key it is given, and counted
+        assert shop.unrecorded() == 2
+        assert seen[0] == f"{shop.handoff.tickets[-1].turn_id}:flow:book"
+
+
+async def test_a_call_that_must_not_be_made_twice_is_left_to_heavy(slow_api: tuple[str, asyncio.Event, list[Any]]) -> None:
+    url, go_on, seen = slow_api
+    go_on.set()
+    flow = {**FLOW, "endpoint": {**FLOW["endpoint"], "url": url, "idempotent": False}}  # type: ignore[dict-item]
+    async with desk({**SHOP, "flows": [flow]}) as shop:
+        assert (await shop.ask("book it", headers=KEY)).status == 299
+        assert (shop.plan.action_target, seen) == ("book", [])
+        assert (await shop.ask("book it")).status == 200
+
+
 async def test_what_heavy_has_had_goes_there_again_as_the_same_turn() -> None:
     async with desk(SHOP) as shop:
         for _ in range(2):
@@ -136,6 +167,6 @@ async def test_two_at_once_make_one_call(slow_api: tuple[str, asyncio.Event, lis
         go_on.set()
         replies = await asyncio.gather(*both)
         assert [r.json["message"] for r in replies] == ['{"booking":1}'] * 2
-        assert seen == [replies[0].json["turn_id"]]
+        assert seen == [f"{replies[0].json['turn_id']}:flow:book"]  # what heavy would have called it with
         assert sum("idempotent-replayed" in r.headers for r in replies) == 1
         assert await shop.hotstore.journal_size() == 1

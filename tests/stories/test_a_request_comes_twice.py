@@ -92,6 +92,7 @@ def test_a_failure_is_told_again(client: Client) -> None:
     again = client.ask("fail at once", "twice-7", headers=headers)
     assert (first.status, first.json["code"]) == (502, "llm_error")
     assert (again.status, again.json["code"], again.json["detail"]) == (502, "llm_error", first.json["detail"])
+    assert ("idempotent-replayed" in first.headers, again.headers["idempotent-replayed"]) == (False, "true")
     assert len([m for m in client.messages("twice-7") if m[0] == "user"]) == 1
 
 

@@ -201,6 +201,7 @@ def _odd(port: int) -> dict[str, Any]:
         flow("header", "/echo/header", pattern=value.format("header"), headers={"X-Value": "{value}", "X-Safe": "1"}),
         flow("body", "/echo/body", pattern=value.format("body"), method="POST", body={"value": "{value}", "safe": 1}),
     ]
+    values.append(flow("apply", "/apply", "Booked as {result.booking}.", method="POST", body={"for": "{session_id}"}))
     hidden = [flow(f"hidden{n}", f"http://{host}:{port}/x") for n, host in enumerate((*METADATA_HOSTS, *ZERO_HOSTS))]
     return {"agent_id": "odd", "flows": [*plain, *large, *slow, *failing, *values, *hidden]}
 
