@@ -21,6 +21,7 @@ from heavy.settings import LEASE_SECONDS
 from heavy.turns.log import TurnLog
 from heavy.turns.stores import DatabaseUnavailable, TurnStore
 
+LISTEN_AGAIN_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
@@ -157,14 +158,20 @@ class TurnOwner:
                 both.create_task(self._listen(channel))
 
     async def _listen(self, channel: str) -> None:
-        async with self._hotstore.subscribe(channel) as messages:
-            async for message in messages:
-                if channel == keys.CANCELS:
-                    turn_id, _, reason = message.decode().partition(" ")
-                    self.cancel(turn_id, reason or "cancelled")
-                else:
-                    tenant, _, session_id = message.decode().partition("/")
-                    self._wake(tenant, session_id)
+        while True:
+            with contextlib.suppress(HotStoreUnavailable):  # leases and waiters look into the database, too
+                async with self._hotstore.subscribe(channel) as messages:
+                    async for message in messages:
+                        self._heard(channel, message.decode())
+            await asyncio.sleep(LISTEN_AGAIN_SECONDS)
+
+    def _heard(self, channel: str, message: str) -> None:
+        if channel == keys.CANCELS:
+            turn_id, _, reason = message.partition(" ")
+            self.cancel(turn_id, reason or "cancelled")
+        else:
+            tenant, _, session_id = message.partition("/")
+            self._wake(tenant, session_id)
 
     def _wake(self, tenant: str, session_id: str) -> None:
         waiting = self._waiting.get((tenant, session_id))

@@ -48,6 +48,7 @@ from heavy.turns.rows import Fence, Finish, SessionRow, TurnRow
 from heavy.turns.states import TurnState
 from heavy.turns.stores import Stores
 from heavy.turns.telling import Telling
+from heavy.turns.unbroken import unbroken
 
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 300.0  # seconds before a task's turn is tried again
 log = logging.getLogger(__name__)
@@ -254,6 +255,11 @@ class Run:
         return result or ActionResult("")
 
     async def _commit(self, step: Step) -> None:
+        await unbroken(self._write(step))
+        if self._turn.leaving and not unanswered(self._transcript):
+            raise LeftBehind
+
+    async def _write(self, step: Step) -> None:
         self._usage.add(step.usage)
         decision, self._unstored = self._unstored, None
         await self._parts.stores.turns.step(
@@ -264,8 +270,6 @@ class Run:
             decision=decision.as_json() if decision else None,
         )
         self._transcript.extend(step.messages)
-        if self._turn.leaving and not unanswered(self._transcript):
-            raise LeftBehind
 
     async def _end(self, route: Route, result: ActionResult) -> bool:
         self._told.once("route", route)

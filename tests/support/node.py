@@ -33,11 +33,12 @@ TALK = Plan("skill", "talk", "talk")
 
 
 class SlowGateway(ScriptedGateway):
-    """Echoes the message word by word; while `open` is not set it stops after the first word. So many calls as `failures` says fail."""
+    """Echoes the message word by word; while `open` is not set it stops after the first word. So many calls as `failures` says fail; so
+    many as `calls` says come with a call of a tool that there is not."""
 
     def __init__(self) -> None:
         super().__init__(self._echo)
-        self.failures = 0
+        self.failures = self.calls = 0
         self.open = asyncio.Event()
         self.open.set()
         self.closed = 0
@@ -46,6 +47,9 @@ class SlowGateway(ScriptedGateway):
         if self.failures > 0:
             self.failures -= 1
             return Say(error=LLMCallFailed("the model is away", kind="server_error"))
+        if self.calls > 0:
+            self.calls -= 1
+            return Say("", [("nothing", {})])
         return Say(f"you said {request.messages[-1].content}")
 
     async def stream(self, request: LLMRequest) -> AsyncIterator[Chunk]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,33 @@ async def test_cancel_while_running(here: Node) -> None:
     assert here.gateway.closed == 1
     assert event_type(turn.events.lines[-1]) == "cancelled"
     here.gateway.open.set()
+    await here.say("t_2")
+    assert types(await here.events("t_2"))[-1] == "complete"
+
+
+async def test_cancel_while_a_step_is_committed(here: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the step was written decides what the end is written behind: the session counts its messages rightly."""
+    written, go_on = asyncio.Event(), asyncio.Event()
+    step = here.stores.turns.step
+
+    async def slow(*arguments: Any, **more: Any) -> None:
+        await step(*arguments, **more)
+        written.set()
+        await go_on.wait()
+
+    monkeypatch.setattr(here.stores.turns, "step", slow)
+    here.gateway.calls = 1
+    await here.say("t_1")
+    await written.wait()
+    here.owner.cancel("t_1", "enough")
+    go_on.set()
+    assert types(await here.events("t_1"))[-1] == "cancelled"
+    await here.idle()
+    session = await here.stores.sessions.get("acme", "s1")
+    stored = await here.stores.sessions.messages("acme", "s1", limit=100)
+    assert session is not None
+    assert [m.message.role for m in stored] == ["user", "assistant"]
+    assert session.message_count == 2
     await here.say("t_2")
     assert types(await here.events("t_2"))[-1] == "complete"
 
