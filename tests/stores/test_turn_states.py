@@ -17,7 +17,7 @@ from heavy.storage.open import open_stores
 from heavy.turns.rows import Finish, SessionEvent, TurnRow
 from heavy.turns.states import ACTIVE, BEGINNINGS, TERMINAL, TRANSITIONS
 from heavy.turns.stores import Busy, LeaseLost, Stores
-from tests.support.turns import LEASE, accept, answer, fence_of, new_turn, session_of, talk
+from tests.support.turns import LEASE, accept, answer, fence_of, journal_entry, new_turn, session_of, talk
 
 ERROR = {"code": "llm_error", "detail": "the model is away"}
 
@@ -158,6 +158,16 @@ async def test_nothing_merges_over_what_came_in_between(stores: Stores) -> None:
     assert own.turn.turn_id == "t_4"
     assert (await accept(stores, "t_2", when_busy="merge")).turn.turn_id == "t_2"  # the same request again
     assert (await session_of(stores)).turn_seq == 4
+
+
+async def test_nothing_merges_over_what_a_rule_has_answered_since(stores: Stores) -> None:
+    """Whoever sends it has read that answer: it stands behind it in the history."""
+    await accept(stores, "t_1")
+    await accept(stores, "t_2", when_busy="merge")
+    await stores.turns.record_rule_turns([journal_entry("t_3")])
+    own = await accept(stores, "t_4", when_busy="merge")
+    assert (own.turn.turn_id, own.turn.seq) == ("t_4", 4)
+    assert (await accept(stores, "t_5", when_busy="merge")).turn.turn_id == "t_4"
 
 
 async def test_two_plans_cancel_out_when_turns_merge(stores: Stores) -> None:

@@ -47,11 +47,13 @@ s AS (
     RETURNING sessions.*),
 {_NEW_TURN}"""
 
-# The last active turn of a session, if a message may become part of it. Both rows are locked, so that it is not claimed meanwhile.
+# The last turn of a session, if it is active. Both rows are locked, so that it is not claimed meanwhile. Behind what was answered since (by
+# a rule, or by a human) nothing becomes part of an earlier turn: its sender has read that answer.
 MERGEABLE = """
 SELECT t.* FROM turns t JOIN sessions s USING (tenant, session_id)
 WHERE t.tenant = $1 AND t.session_id = $2 AND t.state IN ('waiting', 'running') AND t.agent_id = $3
-ORDER BY t.seq DESC LIMIT 1 FOR UPDATE OF t, s
+    AND t.seq = s.turn_seq
+FOR UPDATE OF t, s
 """
 
 # $1 tenant, $2 session, $3 turn, $4 alias, $5 request, $6 plan, $7 message 0, $8 fingerprint

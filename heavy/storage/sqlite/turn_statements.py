@@ -20,7 +20,8 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 LAST_ACTIVE = """
-SELECT * FROM turns WHERE tenant = ? AND session_id = ? AND state IN ('waiting', 'running') AND agent_id = ? ORDER BY seq DESC LIMIT 1
+SELECT t.* FROM turns t JOIN sessions s USING (tenant, session_id)
+WHERE t.tenant = ? AND t.session_id = ? AND t.state IN ('waiting', 'running') AND t.agent_id = ? AND t.seq = s.turn_seq
 """
 
 MERGE = "UPDATE turns SET request = ?3, plan = ?4 WHERE tenant = ?1 AND turn_id = ?2 RETURNING *"
