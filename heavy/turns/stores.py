@@ -16,6 +16,7 @@ from common.contracts.journal import JournalEntry
 from common.contracts.query import Usage
 from common.errors import DependencyUnavailable, LoadsplitError
 from heavy.llm.types import Message
+from heavy.tenants.stores import AccessStore
 from heavy.turns.learned_routes import LearnedStore
 from heavy.turns.rows import (
     Accepted,
@@ -173,6 +174,7 @@ class Stores(Protocol):
     turns: TurnStore
     timers: TimerStore
     learned: LearnedStore
+    access: AccessStore
 
     async def ping(self) -> float:
         """Seconds of one round trip. Raises DatabaseUnavailable."""

@@ -16,10 +16,12 @@ from typing import Any, TypeVar
 import asyncpg
 
 from heavy.storage.migrations import CREATE_TABLE, migrations
+from heavy.storage.postgres.access import PostgresAccess
 from heavy.storage.postgres.learned import PostgresLearned
 from heavy.storage.postgres.sessions import PostgresSessions
 from heavy.storage.postgres.timers import PostgresTimers
 from heavy.storage.postgres.turns import PostgresTurns
+from heavy.tenants.stores import AccessStore
 from heavy.turns.learned_routes import LearnedStore
 from heavy.turns.stores import DatabaseUnavailable, SessionStore, TimerStore, TurnStore
 
@@ -145,6 +147,7 @@ class PostgresStores:
         self.turns: TurnStore = PostgresTurns(database)
         self.timers: TimerStore = PostgresTimers(database)
         self.learned: LearnedStore = PostgresLearned(database)
+        self.access: AccessStore = PostgresAccess(database)
 
     async def ping(self) -> float:
         """Seconds of one round trip."""
