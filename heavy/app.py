@@ -23,6 +23,7 @@ from common.settings import SettingsError
 from common.telemetry.metrics import Metrics
 from common.web.auth import KeyRing
 from common.web.errors import exception_handlers
+from common.web.key_news import watch_file
 from common.web.middleware import Edge, InFlight
 from common.web.server import startup_failure
 from common.workflow.load import load_all
@@ -33,11 +34,14 @@ from heavy.jobs.reconcile import reconcile
 from heavy.jobs.timers import Timers
 from heavy.llm.gateway import open_gateway
 from heavy.llm.targets import default_targets, load_targets
+from heavy.routes.counted import Counted
 from heavy.routes.state import Explain, Heavy
 from heavy.routes.table import query_routes, resource_routes
 from heavy.settings import HeavySettings
 from heavy.storage.open import open_stores
 from heavy.streaming import SessionReader, TurnReader
+from heavy.tenants.keeper import AccessKeeper
+from heavy.tenants.quotas import Node, Quotas
 from heavy.turns.agents import Agents
 from heavy.turns.gates import Gates
 from heavy.turns.learning import Learner
@@ -61,6 +65,7 @@ class Given:
     inflight: InFlight | None = None
     demo_llm: str | None = None
     explain: Explain | None = None
+    keys: KeyRing | None = None
 
 
 @contextlib.asynccontextmanager
@@ -77,12 +82,16 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         if hotstore is None:
             hotstore = open_hotstore(settings.redis_url)
             stack.push_async_callback(hotstore.aclose)
+        ring = given.keys or KeyRing.open(settings.api_keys)
+        access = AccessKeeper(stores.access, hotstore, ring, settings.ticket_key)
+        await access.look()  # nobody is let in before it is known who may come in
         caller = given.caller
         if caller is None:
             caller = await stack.enter_async_context(HttpCaller(EgressPolicy(settings.egress_allow, agents.hosts), metrics))
         gateway = await stack.enter_async_context(open_gateway(targets, metrics))
         mcp = await stack.enter_async_context(open_mcp(workflows, caller.policy))
         owner = TurnOwner(stores.turns, hotstore)
+        quotas = Quotas(ring, stores.access, hotstore, Node(settings.max_inflight, lambda: turns.room, owner.held), metrics)
         learner = Learner(stores.learned, hotstore, agents)
         mover = JournalMover(stores.turns, hotstore, metrics, owner.name, first_timers(workflows), learner.answered)
         gates = Gates(hotstore, stores.sessions)
@@ -91,7 +100,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             hotstore=hotstore,
             owner=owner,
             agents=agents,
-            parts=RunParts(stores, hotstore, gateway, caller, gates, learner, mcp),
+            parts=RunParts(stores, hotstore, gateway, caller, gates, learner, mcp, quotas.ended),
             settle=mover.settle,
             metrics=metrics,
             max_inflight=settings.max_inflight,
@@ -100,8 +109,9 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         notes = Notes(stores.sessions, hotstore, gates)
         session_reader = SessionReader(stores.sessions, hotstore, partial(_draining, given.inflight, turns))
         timers = Timers(stores, agents, turns, notes, mover)
+        doors = (access.keep, quotas.keep, partial(watch_file, ring))
         watches = (timers.run, learner.work, session_reader.end_when_draining, partial(reconcile, stores.turns, owner, turns))
-        for work in (owner.keep_leases, owner.listen, mover.drain, gates.pay, *watches):
+        for work in (owner.keep_leases, owner.listen, mover.drain, gates.pay, *doors, *watches):
             stack.push_async_callback(_stop, asyncio.create_task(_keep(work)))
         stack.push_async_callback(_drain, turns, given.inflight, settings.drain_seconds)
         yield Heavy(
@@ -117,7 +127,9 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             owner=owner,
             mover=mover,
             learner=learner,
-            keys=KeyRing.open(settings.api_keys),
+            keys=ring,
+            access=access,
+            quotas=quotas,
             metrics=metrics,
             explain=given.explain,
         )
@@ -137,7 +149,10 @@ def create_app(settings: HeavySettings, *, metrics: Metrics, inflight: InFlight)
 
     return Starlette(
         routes=[*query_routes(), *resource_routes(inflight)],
-        middleware=[Middleware(Edge, tier="heavy", config_hash=lambda: config_hash, metrics=metrics, inflight=inflight)],
+        middleware=[
+            Middleware(Edge, tier="heavy", config_hash=lambda: config_hash, metrics=metrics, inflight=inflight),
+            Middleware(Counted),
+        ],
         exception_handlers=exception_handlers(),
         lifespan=lifespan,
     )

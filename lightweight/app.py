@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,9 +16,11 @@ from common.hotstore.open import open_hotstore
 from common.hotstore.protocol import HotStore
 from common.settings import SettingsError
 from common.telemetry.metrics import Metrics
-from common.web.auth import KeyRing
+from common.web.auth import DATABASE, KeyRing
 from common.web.errors import exception_handlers
+from common.web.key_news import KeyNews, watch_file
 from common.web.middleware import InFlight
+from common.web.rate import RequestRate
 from common.workflow.load import load_all
 from common.workflow.schema import Workflow
 from lightweight.agents import compile_agents
@@ -48,13 +51,22 @@ def create_app(
     agents = compile_agents(load_workflows(settings) if workflows is None else workflows)
     metrics = metrics or Metrics()
     inflight = inflight or InFlight()
+    if settings.api_keys and str(settings.api_keys) == DATABASE and hotstore is None and settings.redis_url.startswith("memory:"):
+        raise SettingsError("LOADSPLIT_API_KEYS=db: needs LOADSPLIT_REDIS_URL: this tier learns the keys of the database through it")
     keys = KeyRing.open(settings.api_keys)
     store = hotstore or open_hotstore(settings.redis_url)
     caller = endpoints or HttpCaller(EgressPolicy(settings.egress_allow, agents.hosts), metrics)
     onward = handoff or (Accel() if settings.handoff == "accel" else Proxy(settings.heavy_url))
     answers = RuleAnswers(store, caller, metrics)
-    collaborators: dict[str, Any] = {"keys": keys, "ticket_key": settings.ticket_key, "metrics": metrics, "inflight": inflight}
-    checks: dict[str, Check] = {"hotstore": store.ping}
+    news = KeyNews(keys, store, settings.ticket_key, settings.data_dir)
+    collaborators: dict[str, Any] = {
+        "keys": keys,
+        "rate": RequestRate(store, metrics),
+        "ticket_key": settings.ticket_key,
+        "metrics": metrics,
+        "inflight": inflight,
+    }
+    checks: dict[str, Check] = {"hotstore": store.ping, "keys": keys.check}
     if isinstance(onward, Proxy):
         checks["heavy"] = onward.ping
 
@@ -67,6 +79,9 @@ def create_app(
                 await opened.enter_async_context(caller)
             if handoff is None:
                 opened.push_async_callback(onward.aclose)
+            await news.begin()
+            for work in (news.follow(), watch_file(keys)):
+                opened.push_async_callback(_stop, asyncio.create_task(work))
             log.info("lightweight serves", extra={"config_hash": agents.config_hash, "handoff": onward.mode, "rules": agents.rule_count})
             yield
 
@@ -77,6 +92,11 @@ def create_app(
         exception_handlers=exception_handlers(),
         lifespan=lifespan,
     )
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def load_workflows(settings: LightweightSettings) -> dict[str, Workflow]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from common.errors import LoadsplitError
 from common.web.server import CannotServe
 from common.workflow.problems import WorkflowInvalid
+from standalone.commands import access
+
+if TYPE_CHECKING:
+    from heavy.turns.stores import Stores
 
 app = typer.Typer(
     name="loadsplit",
@@ -22,6 +26,19 @@ app = typer.Typer(
 )
 simulate = typer.Typer(help="The two stand-ins for trials and tests: an LLM provider, a business API.", no_args_is_help=True)
 app.add_typer(simulate, name="simulate")
+
+
+async def _database(data_dir: Path | None) -> Stores:
+    """The stores of LOADSPLIT_DATABASE_URL, or of the data directory's SQLite."""
+    from heavy.settings import HeavySettings
+    from heavy.storage.open import open_stores
+
+    return await open_stores(HeavySettings.load(data_dir=data_dir).database)
+
+
+keys, tenants = access.commands(_database)
+app.add_typer(keys, name="keys")
+app.add_typer(tenants, name="tenants")
 
 Config = Annotated[Path, typer.Option("--config", help="Workflow file (JSON or YAML), or a directory of them.")]
 RoleConfig = Annotated[Path | None, typer.Option("--config", help="Workflow file or directory of them [default: LOADSPLIT_CONFIG].")]

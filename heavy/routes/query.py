@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -52,19 +53,25 @@ class QueryEndpoint:
         query = parse_query(await read_body(scope, receive))
         cancels = self._streaming and cancels_on_disconnect(scope)
         admission = admit(heavy, scope, query)
-        turn = await heavy.turns.submit(
-            query,
-            tenant=admission.tenant,
-            turn_id=admission.turn_id,
-            plan=admission.plan,
-            deadline=admission.deadline,
-            streaming=self._streaming,
-            request_id=request_id(scope),
-        )
-        if self._streaming:
-            await send_turn(heavy, scope, receive, send, admission.tenant, turn, cancels=cancels)
+        if not self._streaming:
+            turn = await self._accept(heavy, scope, query, admission)
+            await send_json(send, 200, await outcome(heavy, admission.tenant, turn))
             return
-        await send_json(send, 200, await outcome(heavy, admission.tenant, turn))
+        async with heavy.quotas.stream(admission.tenant):
+            turn = await self._accept(heavy, scope, query, admission)
+            await send_turn(heavy, scope, receive, send, admission.tenant, turn, cancels=cancels)
+
+    async def _accept(self, heavy: Heavy, scope: Scope, query: Query, admission: Admission) -> OwnedTurn | TurnRow:
+        async with heavy.quotas.turn(admission.tenant, partial(costs, heavy, admission, query.session_id)):
+            return await heavy.turns.submit(
+                query,
+                tenant=admission.tenant,
+                turn_id=admission.turn_id,
+                plan=admission.plan,
+                deadline=admission.deadline,
+                streaming=self._streaming,
+                request_id=request_id(scope),
+            )
 
 
 def admit(heavy: Heavy, scope: Scope, query: Query) -> Admission:
@@ -80,6 +87,17 @@ def admit(heavy: Heavy, scope: Scope, query: Query) -> Admission:
     caller = heavy.keys.authenticate(scope["headers"])
     caller.need("query")
     return Admission(caller.tenant, new_turn_id(), None, read_deadline(scope))
+
+
+async def costs(heavy: Heavy, admission: Admission, session_id: str) -> bool:
+    """Whether a message may call a model. It does not where a human has the session, or a rule has chosen a system action: who has spent
+    the budget of the day still reaches a person."""
+    session = await heavy.stores.sessions.get(admission.tenant, session_id)
+    if session is not None and session.status == "transferred":
+        return False
+    talking = session is not None and session.status == "in_conversation"
+    plan = admission.plan
+    return talking or plan is None or plan.action_type != "system" or plan.escalated is not None
 
 
 def read_deadline(scope: Scope) -> float | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -47,9 +47,14 @@ from heavy.turns.stores import Stores
 log = logging.getLogger(__name__)
 
 
+async def _uncounted(tenant: str, usage: Usage) -> None:
+    """Nobody counts what turns cost."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunParts:
-    """What every run needs. `mcp` are the tools of MCP servers, by agent id."""
+    """What every run needs. `mcp` are the tools of MCP servers, by agent id; `ended` hears what a turn has cost, once its end is committed
+    and before anybody is told of it."""
 
     stores: Stores
     hotstore: HotStore
@@ -58,6 +63,7 @@ class RunParts:
     gates: Gates
     learner: Learner | None = None
     mcp: Mapping[str, McpTools] = field(default_factory=dict)
+    ended: Callable[[str, Usage], Awaitable[None]] = _uncounted
 
 
 class Run:
@@ -321,6 +327,7 @@ class Run:
             ),
         )
         self._events.committed = True
+        await self._parts.ended(self._row.tenant, self._usage)
         await self._warm(after, [*self._history, *self._transcript, *result.messages])
         if then.events:
             await tell(self._parts.hotstore, self._row.tenant, self._row.session_id)

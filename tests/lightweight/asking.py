@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -146,7 +147,7 @@ async def desk(*workflows: Mapping[str, Any], hotstore: HotStore | None = None, 
 
 def lightweight_settings(**settings: Any) -> LightweightSettings:
     """Settings that read no environment and write no file."""
-    return LightweightSettings.load({"LOADSPLIT_TICKET_SECRET": SECRET}, **settings)
+    return LightweightSettings.load({"LOADSPLIT_TICKET_SECRET": SECRET}, **{"data_dir": Path("/nonexistent"), **settings})
 
 
 @asynccontextmanager
