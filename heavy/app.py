@@ -83,7 +83,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             hotstore = open_hotstore(settings.redis_url)
             stack.push_async_callback(hotstore.aclose)
         ring = given.keys or KeyRing.open(settings.api_keys)
-        access = AccessKeeper(stores.access, hotstore, ring, settings.ticket_key)
+        access = AccessKeeper(stores.access, hotstore, ring, settings.ticket_key, metrics)
         await access.look()  # nobody is let in before it is known who may come in
         caller = given.caller
         if caller is None:

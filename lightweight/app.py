@@ -58,7 +58,7 @@ def create_app(
     caller = endpoints or HttpCaller(EgressPolicy(settings.egress_allow, agents.hosts), metrics)
     onward = handoff or (Accel() if settings.handoff == "accel" else Proxy(settings.heavy_url))
     answers = RuleAnswers(store, caller, metrics)
-    news = KeyNews(keys, store, settings.ticket_key, settings.data_dir)
+    news = KeyNews(keys, store, settings.ticket_key, settings.data_dir, metrics)
     collaborators: dict[str, Any] = {
         "keys": keys,
         "rate": RequestRate(store, metrics),

@@ -16,6 +16,7 @@ from pathlib import Path
 from common.contracts.access import decode
 from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
+from common.telemetry.metrics import Metrics
 from common.web.auth import KeyRing
 
 FILE_NAME = "access.snapshot"
@@ -35,11 +36,12 @@ async def watch_file(ring: KeyRing) -> None:
 class KeyNews:
     """Follows the snapshot in the hot store. `folder` is where the last one is kept for the next start."""
 
-    def __init__(self, ring: KeyRing, hotstore: HotStore, secret: bytes, folder: Path) -> None:
+    def __init__(self, ring: KeyRing, hotstore: HotStore, secret: bytes, folder: Path, metrics: Metrics) -> None:
         self._ring = ring
         self._hotstore = hotstore
         self._secret = secret
         self._path = folder / FILE_NAME
+        self._revision = metrics.access_revision
         self._seen: int | None = None
 
     async def begin(self) -> None:
@@ -82,6 +84,7 @@ class KeyNews:
                 log.error("%s is not signed with this LOADSPLIT_TICKET_SECRET, and is not used", what)
             return False
         self._ring.use(access)
+        self._revision.set(access.revision)
         log.info("API keys and limits are those of %s", what, extra={"revision": access.revision, "count": len(access.keys)})
         return True
 

@@ -15,6 +15,7 @@ from common.contracts.access import Access, encode
 from common.errors import DependencyUnavailable
 from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
+from common.telemetry.metrics import Metrics
 from common.web.auth import KeyRing
 from heavy.tenants.stores import AccessStore
 
@@ -26,11 +27,12 @@ log = logging.getLogger(__name__)
 class AccessKeeper:
     """The keeper of one process. `secret` signs the snapshot."""
 
-    def __init__(self, store: AccessStore, hotstore: HotStore, ring: KeyRing, secret: bytes) -> None:
+    def __init__(self, store: AccessStore, hotstore: HotStore, ring: KeyRing, secret: bytes, metrics: Metrics) -> None:
         self._store = store
         self._hotstore = hotstore
         self._ring = ring
         self._secret = secret
+        self._revision = metrics.access_revision
         self._access: Access | None = None
         self._encoded = b""
         self._written = -REFRESH_SECONDS
@@ -42,6 +44,7 @@ class AccessKeeper:
             if self._access is None or await self._store.revision() != self._access.revision:
                 access = await self._store.access()
                 self._ring.use(access)
+                self._revision.set(access.revision)
                 self._access, self._encoded = access, encode(access, self._secret)
                 log.info("API keys and limits of the database", extra={"revision": access.revision, "count": len(access.keys)})
             with contextlib.suppress(HotStoreUnavailable):  # who follows it keeps what he knows, and so do we

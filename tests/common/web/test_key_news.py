@@ -16,6 +16,7 @@ from common.hotstore import keys
 from common.hotstore.memory import MemoryHotStore
 from common.hotstore.open import open_hotstore
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
+from common.telemetry.metrics import Metrics
 from common.web.auth import KeyRing
 from common.web.key_news import FILE_NAME, KeyNews
 from tests.support.services import RedisServer, free_port
@@ -43,7 +44,7 @@ def knows(ring: KeyRing, text: str) -> bool:
 
 @asynccontextmanager
 async def following(ring: KeyRing, store: HotStore, folder: Path) -> AsyncIterator[KeyNews]:
-    news = KeyNews(ring, store, SECRET, folder)
+    news = KeyNews(ring, store, SECRET, folder, Metrics())
     await news.begin()
     task = asyncio.create_task(news.follow())
     try:
@@ -63,7 +64,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[HotStore]:
 async def test_what_is_there_is_known_from_the_start(store: HotStore, tmp_path: Path) -> None:
     await share(store, access(5, "one"))
     ring = KeyRing.open("db:")
-    await KeyNews(ring, store, SECRET, tmp_path).begin()
+    await KeyNews(ring, store, SECRET, tmp_path, Metrics()).begin()
     assert knows(ring, "one")
     assert not knows(ring, "two")
 
@@ -94,7 +95,7 @@ async def test_a_wiped_hot_store_takes_nothing_away(store: HotStore, tmp_path: P
 async def test_a_snapshot_that_is_not_signed_is_not_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store, ring = MemoryHotStore(), KeyRing.open("db:")
     await share(store, access(5, "one"))
-    news = KeyNews(ring, store, SECRET, tmp_path)
+    news = KeyNews(ring, store, SECRET, tmp_path, Metrics())
     await news.begin()
     await share(store, access(6, "forged"), b"a guess")
     for _ in range(3):
@@ -110,7 +111,7 @@ async def test_a_snapshot_that_is_not_signed_is_not_taken(tmp_path: Path, caplog
 async def test_the_last_snapshot_is_kept_on_this_machine(tmp_path: Path) -> None:
     store = MemoryHotStore()
     await share(store, access(5, "one"))
-    await KeyNews(KeyRing.open("db:"), store, SECRET, tmp_path / "data").begin()
+    await KeyNews(KeyRing.open("db:"), store, SECRET, tmp_path / "data", Metrics()).begin()
     path = tmp_path / "data" / FILE_NAME
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [p.name for p in path.parent.iterdir()] == [FILE_NAME]
@@ -118,10 +119,10 @@ async def test_the_last_snapshot_is_kept_on_this_machine(tmp_path: Path) -> None
     away = open_hotstore(f"redis://127.0.0.1:{free_port()}/0")
     try:
         ring = KeyRing.open("db:")
-        await KeyNews(ring, away, SECRET, tmp_path / "data").begin()
+        await KeyNews(ring, away, SECRET, tmp_path / "data", Metrics()).begin()
         assert knows(ring, "one")
         other = KeyRing.open("db:")
-        await KeyNews(other, away, b"another secret", tmp_path / "data").begin()
+        await KeyNews(other, away, b"another secret", tmp_path / "data", Metrics()).begin()
         assert not knows(other, "one")
         with pytest.raises(DependencyUnavailable, match="cannot be read now"):
             await other.check()
@@ -133,7 +134,7 @@ async def test_without_a_place_to_write_it_goes_on(tmp_path: Path, caplog: pytes
     (tmp_path / "file").write_text("")
     store, ring = MemoryHotStore(), KeyRing.open("db:")
     await share(store, access(5, "one"))
-    await KeyNews(ring, store, SECRET, tmp_path / "file" / "below").begin()
+    await KeyNews(ring, store, SECRET, tmp_path / "file" / "below", Metrics()).begin()
     assert knows(ring, "one")
     assert "not kept" in caplog.text
 

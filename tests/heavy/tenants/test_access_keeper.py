@@ -14,6 +14,7 @@ from common.hotstore import keys
 from common.hotstore.memory import MemoryHotStore
 from common.hotstore.open import open_hotstore
 from common.hotstore.protocol import HotStore
+from common.telemetry.metrics import Metrics
 from common.web.auth import KeyRing
 from heavy.tenants.keeper import AccessKeeper
 from heavy.tenants.keys import create_key, state_of
@@ -26,7 +27,7 @@ SECRET = b"a secret"
 
 @asynccontextmanager
 async def keeping(stores: Stores, hotstore: HotStore, ring: KeyRing) -> AsyncIterator[AccessKeeper]:
-    keeper = AccessKeeper(stores.access, hotstore, ring, SECRET)
+    keeper = AccessKeeper(stores.access, hotstore, ring, SECRET, Metrics())
     await keeper.look()
     task = asyncio.create_task(keeper.keep())
     try:
@@ -92,11 +93,11 @@ async def test_a_keeper_that_was_held_up_undoes_nothing(stores: Stores) -> None:
     """It has read, then stands still while a key is revoked and others say so."""
     hotstore = MemoryHotStore()
     _, row = await create_key(stores.access, tenant="acme", scopes=["query"])
-    slow = AccessKeeper(stores.access, hotstore, KeyRing.open(None), SECRET)
+    slow = AccessKeeper(stores.access, hotstore, KeyRing.open(None), SECRET, Metrics())
     await slow.look()
     before = await stores.access.access()
     await stores.access.revoke(None, row.key_id)
-    await AccessKeeper(stores.access, hotstore, KeyRing.open(None), SECRET).look()
+    await AccessKeeper(stores.access, hotstore, KeyRing.open(None), SECRET, Metrics()).look()
     slow._written = -100
     await slow._share(before)
     assert await shared(hotstore) == set()
@@ -105,7 +106,7 @@ async def test_a_keeper_that_was_held_up_undoes_nothing(stores: Stores) -> None:
 async def test_without_a_hot_store_this_process_knows(stores: Stores) -> None:
     away, ring = open_hotstore(f"redis://127.0.0.1:{free_port()}/0"), KeyRing.open("db:")
     text, _ = await create_key(stores.access, tenant="acme", scopes=["query"])
-    await AccessKeeper(stores.access, away, ring, SECRET).look()
+    await AccessKeeper(stores.access, away, ring, SECRET, Metrics()).look()
     assert knows(ring, text)
     await away.aclose()
 
@@ -113,7 +114,7 @@ async def test_without_a_hot_store_this_process_knows(stores: Stores) -> None:
 async def test_without_the_database_everything_stays_as_it_is(stores: Stores) -> None:
     ring, hotstore = KeyRing.open("db:"), MemoryHotStore()
     text, _ = await create_key(stores.access, tenant="acme", scopes=["query"])
-    keeper = AccessKeeper(stores.access, hotstore, ring, SECRET)
+    keeper = AccessKeeper(stores.access, hotstore, ring, SECRET, Metrics())
     await keeper.look()
     await stores.aclose()
     with pytest.raises(DependencyUnavailable):
