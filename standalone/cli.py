@@ -138,11 +138,13 @@ def match(
 def chat(
     url: Annotated[str, typer.Option(help="A running server.")] = "http://127.0.0.1:8000",
     session: Annotated[str | None, typer.Option(help="Session id [default: a new one].")] = None,
+    key: Annotated[str | None, typer.Option(help="API key [default: LOADSPLIT_CHAT_KEY].")] = None,
 ) -> None:
     """Talk to a running server in the terminal."""
+    from common.settings import read_environ
     from standalone.chat import chat as run
 
-    raise typer.Exit(asyncio.run(run(url, session)))
+    raise typer.Exit(asyncio.run(run(url, session, key or read_environ().get("LOADSPLIT_CHAT_KEY"))))
 
 
 @app.command()

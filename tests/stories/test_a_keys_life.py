@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import pytest
 from common.web.auth import hash_key
 from tests.support.access import KNOWN_SECONDS, Keyed, keyed, loadsplit
 from tests.support.redis_client import redis_command
-from tests.support.running import Running, serve
+from tests.support.running import LOADSPLIT, Running, serve
 from tests.support.services import PostgresServer, RedisServer, free_port
 from tests.support.shop import write_workflow
 from tests.support.waiting import wait_until_sync
@@ -151,6 +152,12 @@ def test_asked_for_and_not_made_yet(env: dict[str, str], tmp_path: Path) -> None
         key = loadsplit("keys", "create", env={"LOADSPLIT_DATA_DIR": str(tmp_path / "data")}, cwd=tmp_path)
         mine = running.client.with_key(key)
         wait_until_sync(lambda: mine.ask("opening hours", "db-1").status == 200, "the key is known", KNOWN_SECONDS)
+        for place, said in (({"LOADSPLIT_CHAT_KEY": key}, "We open at 9."), ({}, "an API key is needed")):
+            command = [LOADSPLIT, "chat", "--url", running.url]
+            done = subprocess.run(
+                command, env={**os.environ, **place}, cwd=tmp_path, input="opening hours\n", capture_output=True, text=True, timeout=30
+            )
+            assert said in done.stdout
 
 
 def test_the_single_process_asks_for_a_key_once_there_is_one(alone: Running, tmp_path: Path) -> None:
