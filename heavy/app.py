@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from common.hotstore.protocol import HotStore
 from common.settings import SettingsError
 from common.telemetry.metrics import Metrics
 from common.web.auth import KeyRing
+from common.web.background import keep, stop
 from common.web.errors import exception_handlers
 from common.web.key_news import watch_file
 from common.web.middleware import Edge, InFlight
@@ -112,7 +113,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         doors = (access.keep, quotas.keep, partial(watch_file, ring))
         watches = (timers.run, learner.work, session_reader.end_when_draining, partial(reconcile, stores.turns, owner, turns))
         for work in (owner.keep_leases, owner.listen, mover.drain, gates.pay, *doors, *watches):
-            stack.push_async_callback(_stop, asyncio.create_task(_keep(work)))
+            stack.push_async_callback(stop, asyncio.create_task(keep(work)))
         stack.push_async_callback(_drain, turns, given.inflight, settings.drain_seconds)
         yield Heavy(
             settings=settings,
@@ -168,16 +169,6 @@ def read_workflows(settings: HeavySettings) -> Mapping[str, Workflow]:
     return workflows
 
 
-async def _keep(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Background work must not die silently: what it did not foresee is logged, and it begins again."""
-    while True:
-        try:
-            await work()
-        except Exception:  # whatever broke, the leases of running turns must still be renewed
-            log.exception("background work broke off and begins again")
-        await asyncio.sleep(1)
-
-
 def _draining(inflight: InFlight | None, turns: Turns) -> bool:
     return turns.draining or (inflight is not None and inflight.draining)
 
@@ -185,8 +176,3 @@ def _draining(inflight: InFlight | None, turns: Turns) -> bool:
 async def _drain(turns: Turns, inflight: InFlight | None, seconds: float) -> None:
     """Running turns get what the server's own wait for open requests has left of the grace period."""
     await turns.drain(inflight.left(seconds) if inflight else seconds)
-
-
-async def _stop(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -17,6 +18,7 @@ from common.hotstore.protocol import HotStore
 from common.settings import SettingsError
 from common.telemetry.metrics import Metrics
 from common.web.auth import DATABASE, KeyRing
+from common.web.background import keep, stop
 from common.web.errors import exception_handlers
 from common.web.key_news import KeyNews, watch_file
 from common.web.middleware import InFlight
@@ -80,8 +82,8 @@ def create_app(
             if handoff is None:
                 opened.push_async_callback(onward.aclose)
             await news.begin()
-            for work in (news.follow(), watch_file(keys)):
-                opened.push_async_callback(_stop, asyncio.create_task(work))
+            for work in (news.follow, partial(watch_file, keys)):
+                opened.push_async_callback(stop, asyncio.create_task(keep(work)))
             log.info("lightweight serves", extra={"config_hash": agents.config_hash, "handoff": onward.mode, "rules": agents.rule_count})
             yield
 
@@ -92,11 +94,6 @@ def create_app(
         exception_handlers=exception_handlers(),
         lifespan=lifespan,
     )
-
-
-async def _stop(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
 
 
 def load_workflows(settings: LightweightSettings) -> dict[str, Workflow]:

@@ -6,6 +6,7 @@ SHA-256 is enough: there is no dictionary to try. How the snapshot travels and w
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import re
@@ -102,6 +103,16 @@ def check_limits(document: Any) -> dict[str, int | float]:
     return {name: _limit(name, value) for name, value in document.items() if value is not None}
 
 
+def sound_limits(document: Mapping[str, Any]) -> dict[str, int | float]:
+    """The limits of a store that hold, in the order of LIMIT_NAMES. A name of another version, or a value that somebody wrote by hand and
+    that is none, must not stand in the way of the others."""
+    found: dict[str, int | float] = {}
+    for name in LIMIT_NAMES:
+        with contextlib.suppress(ValueError):
+            found |= check_limits({name: document.get(name)})
+    return found
+
+
 def encode(access: Access, secret: bytes) -> bytes:
     """The snapshot as bytes that only who has the secret can make: whoever can write to the hot store cannot let himself in."""
     keys = [[k.key_id, k.tenant, sorted(k.scopes), k.digest.hex(), k.expires] for k in access.keys]
@@ -117,7 +128,7 @@ def decode(data: bytes, secret: bytes) -> Access | None:
     try:
         doc = orjson.loads(body)
         keys = tuple(Key(i, tenant, frozenset(scopes), bytes.fromhex(digest), until) for i, tenant, scopes, digest, until in doc["keys"])
-        limits = {str(tenant): check_limits(limits) for tenant, limits in doc["limits"].items()}
+        limits = {str(tenant): sound_limits(limits) for tenant, limits in doc["limits"].items()}
         return Access(int(doc["revision"]), bool(doc["required"]), keys, limits)
     except (ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from common.contracts.access import LIMIT_NAMES, OPERATOR, Access, Key
+from common.contracts.access import OPERATOR, Access, Key, sound_limits
 from heavy.storage.rows import Row, from_json, text
 from heavy.tenants.stores import KeyRow, NewKey, Spent, TenantRow
 
@@ -23,8 +23,7 @@ def key_of(row: Row) -> KeyRow:
 
 def tenant_of(row: Row) -> TenantRow:
     """A row of `tenants`."""
-    limits = from_json(row["limits"])
-    return TenantRow(row["tenant"], {name: limits[name] for name in LIMIT_NAMES if name in limits})
+    return TenantRow(row["tenant"], sound_limits(from_json(row["limits"])))
 
 
 def spent_of(row: Row) -> Spent:

@@ -169,3 +169,25 @@ def test_open_streams(shop: Shop) -> None:
 
     wait_until_sync(resumes, "the closed one is given back", 5)
     running.close()
+
+
+def test_a_fair_share_of_a_full_node(env: dict[str, str], tmp_path: Path) -> None:
+    """A node of four turns: who is alone may have more than half; when another comes, both have two, and a third still gets in."""
+    keys = tmp_path / "keys.json"
+    keys.write_text(json.dumps([{"id": t, "tenant": t, "scopes": ["query"], "hash": hash_key(t)} for t in TENANTS]))
+    settings = {"LOADSPLIT_API_KEYS": str(keys), "LOADSPLIT_MAX_INFLIGHT": "4"}
+    with serve(write_workflow(tmp_path), tmp_path, {**env, **settings}) as running:
+        greedy, other, third = (running.client.with_key(t) for t in ("busy", "other", "slow"))
+        streams = [
+            greedy.stream("a slow story", "share-1"),
+            greedy.stream("a slow story", "share-2"),
+            other.stream("a slow story", "share-1"),
+        ]
+        for stream in streams:
+            stream.take(1)
+        problem = refused(greedy.ask("tell me something", "share-3"), "rate_limited", "fair_share", 2)
+        assert (problem["used"], problem["retry_after"]) == (2, 1)
+        assert greedy.ask("opening hours", "share-3").status == 200  # no turn of the node
+        assert third.ask("tell me something", "share-1").status == 200
+        assert [list(stream)[-1].type for stream in streams] == ["complete"] * 3
+        wait_until_sync(lambda: greedy.ask("tell me something", "share-3").status == 200, "there is room for all", 5)

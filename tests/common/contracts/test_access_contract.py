@@ -6,7 +6,19 @@ from typing import Any
 
 import pytest
 
-from common.contracts.access import NO_LIMITS, Access, Key, Limits, check_key, check_limits, check_tenant, decode, digest_of, encode
+from common.contracts.access import (
+    NO_LIMITS,
+    Access,
+    Key,
+    Limits,
+    check_key,
+    check_limits,
+    check_tenant,
+    decode,
+    digest_of,
+    encode,
+    sound_limits,
+)
 
 SECRET = b"a secret"
 ACCESS = Access(
@@ -65,6 +77,13 @@ def test_limits_hold_and_null_is_none() -> None:
     assert check_limits(given) == {"requests_per_minute": 1, "tokens_per_day": 0, "cost_usd_per_day": 0.5, "concurrent_turns": 3}
     assert check_limits({}) == {}
     assert (NO_LIMITS.open_streams, Limits(open_streams=1).requests_per_minute) == (5000, None)
+
+
+def test_what_a_store_holds_that_is_no_limit_is_left_out() -> None:
+    found = sound_limits({"requests_per_minute": 0, "speed": 5, "open_streams": 7, "tokens_per_day": None, "concurrent_turns": "3"})
+    assert found == {"open_streams": 7}
+    odd = Access(1, True, (), {"acme": {"speed": 5, "open_streams": 7}})  # written by another version
+    assert decode(encode(odd, SECRET), SECRET) == Access(1, True, (), {"acme": {"open_streams": 7}})
 
 
 @pytest.mark.parametrize(
