@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from common.contracts.access import LIMIT_NAMES, check_key, check_limits, check_tenant
-from common.contracts.query import parse_object
+from common.contracts.query import check_id, parse_object
 from common.errors import Forbidden, InvalidRequest, NotFound
 from common.web.asgi import read_body
 from common.web.auth import Caller
@@ -45,7 +45,7 @@ async def post_key(request: Request) -> Response:
         text, row = await create_key(heavy.stores.access, tenant=tenant, scopes=scopes, name=name, expires_at=expires_at)
     except ValueError as e:
         raise InvalidRequest(str(e), field=str(e).split()[0]) from None
-    await heavy.access.look()
+    await heavy.access.catch_up()
     return JSONResponse({**document(row), "key": text}, 201, headers={"cache-control": "no-store"})
 
 
@@ -59,10 +59,11 @@ async def list_keys(request: Request) -> Response:
 async def revoke_key(request: Request) -> Response:
     """Revokes a key for ever. All replicas know within two seconds."""
     heavy, caller = _changing(request)
-    row = await heavy.stores.access.revoke(None if caller.operator else caller.tenant, request.path_params["key_id"])
+    key_id = check_id(request.path_params["key_id"], "key_id")
+    row = await heavy.stores.access.revoke(None if caller.operator else caller.tenant, key_id)
     if row is None:
         raise NotFound("there is no such key")
-    await heavy.access.look()
+    await heavy.access.catch_up()
     return JSONResponse(document(row))
 
 
@@ -87,7 +88,7 @@ async def put_tenant(request: Request) -> Response:
     for name, value in doc.items():
         limits |= _checked(name[:64], lambda name=name, value=value: check_limits({name: value}))  # type: ignore[misc]
     await heavy.stores.access.set_limits(tenant, limits)
-    await heavy.access.look()
+    await heavy.access.catch_up()
     return JSONResponse((await _tenants(heavy, [tenant]))[0])
 
 
@@ -119,6 +120,8 @@ def _changing(request: Request) -> tuple[Heavy, Caller]:
 def _reach(caller: Caller, request: Request) -> str | None:
     """The tenant that is asked for, None for all; another tenant's than the caller's own has nothing in it."""
     asked = request.query_params.get("tenant")
+    if asked is not None:
+        _checked("tenant", lambda: check_tenant(asked))
     if caller.operator:
         return asked
     return caller.tenant if asked in (None, caller.tenant) else ""

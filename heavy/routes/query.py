@@ -18,7 +18,15 @@ from common.contracts import ticket as tickets
 from common.contracts.events import AWAITING_APPROVAL, TERMINAL, event_type
 from common.contracts.query import Query, new_turn_id, parse_query
 from common.contracts.ticket import Plan
-from common.errors import DependencyUnavailable, InvalidRequest, LoadsplitError, SessionBusy, Unauthorized
+from common.errors import (
+    BudgetExceeded,
+    DependencyUnavailable,
+    InvalidRequest,
+    LoadsplitError,
+    RateLimited,
+    SessionBusy,
+    Unauthorized,
+)
 from common.web.asgi import Receive, Scope, Send, header, read_body, request_id, send_json
 from heavy.routes.state import Heavy, heavy_of
 from heavy.routes.stream import cancels_on_disconnect, send_turn
@@ -62,16 +70,23 @@ class QueryEndpoint:
             await send_turn(heavy, scope, receive, send, admission.tenant, turn, cancels=cancels)
 
     async def _accept(self, heavy: Heavy, scope: Scope, query: Query, admission: Admission) -> OwnedTurn | TurnRow:
-        async with heavy.quotas.turn(admission.tenant, partial(costs, heavy, admission, query.session_id)):
-            return await heavy.turns.submit(
-                query,
-                tenant=admission.tenant,
-                turn_id=admission.turn_id,
-                plan=admission.plan,
-                deadline=admission.deadline,
-                streaming=self._streaming,
-                request_id=request_id(scope),
-            )
+        """The turn. A request that comes twice joins what its first coming began, also where its tenant may begin nothing more."""
+        try:
+            async with heavy.quotas.turn(admission.tenant, partial(costs, heavy, admission, query.session_id)):
+                return await heavy.turns.submit(
+                    query,
+                    tenant=admission.tenant,
+                    turn_id=admission.turn_id,
+                    plan=admission.plan,
+                    deadline=admission.deadline,
+                    streaming=self._streaming,
+                    request_id=request_id(scope),
+                )
+        except (RateLimited, BudgetExceeded):
+            known = await heavy.stores.turns.get(admission.tenant, admission.turn_id)
+            if known is None:
+                raise
+            return heavy.owner.get(known.turn_id) or known
 
 
 def admit(heavy: Heavy, scope: Scope, query: Query) -> Admission:

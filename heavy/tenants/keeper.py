@@ -56,14 +56,15 @@ class AccessKeeper:
             with contextlib.suppress(HotStoreUnavailable):
                 async with self._hotstore.subscribe(keys.ACCESS_NEWS) as news:
                     while True:
-                        await self._look_quietly()
+                        await self.catch_up()
                         with contextlib.suppress(TimeoutError):
                             async with asyncio.timeout(LOOK_SECONDS):
                                 await anext(news)
-            await self._look_quietly()
+            await self.catch_up()
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def _look_quietly(self) -> None:
+    async def catch_up(self) -> None:
+        """As `look`; while the database is away everything stays as it is."""
         try:
             await self.look()
         except DependencyUnavailable as e:

@@ -8,12 +8,14 @@ import json
 import resource
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from common.contracts.ticket import Plan, Ticket, sign
 from common.web.auth import hash_key
 from tests.faults.conftest import LLM_KEY, TICKET_SECRET
 from tests.support.client import Answer, Client
@@ -35,6 +37,7 @@ def key_file(folder: Path, *, streams: int) -> Path:
     rows = [
         {"id": "a", "tenant": "a", "scopes": ["query", "admin"], "hash": hash_key(A), "limits": {"open_streams": streams}},
         {"id": "b", "tenant": "b", "scopes": ["query", "admin"], "hash": hash_key(B)},
+        {"id": "c", "tenant": "c", "scopes": ["query"], "hash": hash_key("key-of-c"), "limits": {"concurrent_turns": 1}},
     ]
     path = folder / "keys.json"
     path.write_text(json.dumps(rows))
@@ -242,6 +245,24 @@ def test_a_ticket_of_one_tenant_does_not_open_anothers_session(desks: Split) -> 
     )
     assert answer.status == 200
     assert len(owner.messages("ticket-1")) == len(mine.messages("ticket-1")) == 2
+
+
+def test_a_request_that_comes_twice_joins_its_turn_at_the_limit(desks: Split) -> None:
+    """As when a connection broke and the front has sent it again: the tenant's one turn is its own, and it is answered twice."""
+    heavy = desks.heavy[0].client
+
+    def ask(turn: str, session: str) -> Answer:
+        ticket = sign(Ticket("c", "bounded", session, turn, "", Plan()), TICKET_SECRET.encode())
+        return heavy.ask("work with slow words", session, agent_id="bounded", headers={"X-Loadsplit-Ticket": ticket})
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(ask, "t_00000000000000000000000000000c01", "twice-1")
+        mine = desks.client.with_key("key-of-c")
+        wait_until_sync(lambda: mine.call("GET", "/api/v1/session/twice-1").status == 200, "the first one is accepted", 5)
+        second = pool.submit(ask, "t_00000000000000000000000000000c01", "twice-1")
+        other = pool.submit(ask, "t_00000000000000000000000000000c02", "twice-2").result()
+        assert (other.status, other.json["limit"]) == (429, "concurrent_turns")
+        assert (first.result().status, first.result().json) == (200, second.result().json)
 
 
 class Watchers:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from aiohttp import web
@@ -131,23 +132,24 @@ async def desk(*workflows: Mapping[str, Any], hotstore: HotStore | None = None, 
     store = hotstore or MemoryHotStore()
     loaded = [load_text(json.dumps(w)) for w in workflows]
     around = Desk(None, store, Remembered(), Metrics())
-    around.app = create_app(
-        lightweight_settings(**settings),
-        workflows={w.agent_id: w for w in loaded},
-        hotstore=store,
-        handoff=around.handoff,
-        metrics=around.metrics,
-    )
-    try:
-        async with around.app.router.lifespan_context(around.app):
-            yield around
-    finally:
-        await store.aclose()
+    with TemporaryDirectory() as folder:
+        around.app = create_app(
+            lightweight_settings(**{"data_dir": Path(folder), **settings}),
+            workflows={w.agent_id: w for w in loaded},
+            hotstore=store,
+            handoff=around.handoff,
+            metrics=around.metrics,
+        )
+        try:
+            async with around.app.router.lifespan_context(around.app):
+                yield around
+        finally:
+            await store.aclose()
 
 
 def lightweight_settings(**settings: Any) -> LightweightSettings:
     """Settings that read no environment and write no file."""
-    return LightweightSettings.load({"LOADSPLIT_TICKET_SECRET": SECRET}, **{"data_dir": Path("/nonexistent"), **settings})
+    return LightweightSettings.load({"LOADSPLIT_TICKET_SECRET": SECRET}, **settings)
 
 
 @asynccontextmanager

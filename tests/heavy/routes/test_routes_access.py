@@ -170,5 +170,9 @@ async def test_what_are_no_limits(desk: Desk, path: str, body: Any, field: str |
     assert (status, problem["code"], problem.get("field")) == (400, "invalid_request", field)
 
 
-async def test_what_is_no_number(desk: Desk) -> None:
-    assert (await desk("acme-admin", "GET", "keys?limit=0"))[1]["field"] == "limit"
+async def test_what_is_no_number_and_no_name(desk: Desk) -> None:
+    for key in ("acme-admin", "operator"):
+        assert (await desk(key, "GET", "keys?limit=0"))[1]["field"] == "limit"
+        assert (await desk(key, "GET", "keys?tenant=%00"))[1]["field"] == "tenant"
+        assert (await desk(key, "GET", "tenants?tenant=a%20b"))[1]["field"] == "tenant"
+        assert (await desk(key, "DELETE", "keys/%00"))[1]["field"] == "key_id"
