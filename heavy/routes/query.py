@@ -71,22 +71,23 @@ class QueryEndpoint:
 
     async def _accept(self, heavy: Heavy, scope: Scope, query: Query, admission: Admission) -> OwnedTurn | TurnRow:
         """The turn. A request that comes twice joins what its first coming began, also where its tenant may begin nothing more."""
+        submit = partial(
+            heavy.turns.submit,
+            query,
+            tenant=admission.tenant,
+            turn_id=admission.turn_id,
+            plan=admission.plan,
+            deadline=admission.deadline,
+            streaming=self._streaming,
+            request_id=request_id(scope),
+        )
         try:
             async with heavy.quotas.turn(admission.tenant, partial(costs, heavy, admission, query.session_id)):
-                return await heavy.turns.submit(
-                    query,
-                    tenant=admission.tenant,
-                    turn_id=admission.turn_id,
-                    plan=admission.plan,
-                    deadline=admission.deadline,
-                    streaming=self._streaming,
-                    request_id=request_id(scope),
-                )
+                return await submit()
         except (RateLimited, BudgetExceeded):
-            known = await heavy.stores.turns.get(admission.tenant, admission.turn_id)
-            if known is None:
+            if await heavy.stores.turns.get(admission.tenant, admission.turn_id) is None:
                 raise
-            return heavy.owner.get(known.turn_id) or known
+            return await submit()
 
 
 def admit(heavy: Heavy, scope: Scope, query: Query) -> Admission:
