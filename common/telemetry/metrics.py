@@ -66,6 +66,8 @@ CATALOGUE: dict[str, Spec] = {
     "journal_size": Spec("gauge", "Rule-answered turns on their way to the database."),
     "journal_moved_total": Spec("counter", "Rule-answered turns that were moved into the database."),
     "hotstore_errors_total": Spec("counter", "Hot-store operations that failed or took too long."),
+    "access_revision": Spec("gauge", "Revision of the API keys and limits that hold here: the same on all replicas but for two seconds."),
+    "quota_refusals_total": Spec("counter", "Requests, turns and streams refused for a tenant's limit or its share, by limit.", ("limit",)),
     "lease_lost_total": Spec("counter", "Turns that another node took over from this one."),
     "webhook_deliveries_total": Spec(
         "counter", "Attempts to deliver a message to a webhook, by outcome (delivered, again, failed).", ("outcome",)
@@ -182,6 +184,8 @@ class Metrics:
     journal_size: Gauge
     journal_moved_total: Counter
     hotstore_errors_total: Counter
+    access_revision: Gauge
+    quota_refusals_total: Family
     lease_lost_total: Counter
     webhook_deliveries_total: Family
     webhook_seconds: Histogram

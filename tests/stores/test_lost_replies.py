@@ -8,11 +8,13 @@ from typing import Any, TypeVar
 import pytest
 
 from common.contracts.query import Usage
+from heavy.storage.postgres.access import PostgresAccess
 from heavy.storage.postgres.connection import Database
 from heavy.storage.postgres.deliveries import PostgresDeliveries
 from heavy.storage.postgres.sessions import PostgresSessions
 from heavy.storage.postgres.turns import PostgresTurns
 from heavy.storage.postgres.webhooks import PostgresWebhooks
+from heavy.tenants.stores import NewKey
 from heavy.turns.rows import ArmTimer, Note, SessionEvent
 from heavy.turns.stores import LeaseLost, Stores
 from heavy.turns.webhooks import Change, Verdict
@@ -148,3 +150,14 @@ async def test_a_messages_life(stores: Stores, lossy: Database) -> None:
     assert (row.status, row.attempts) == ("delivered", 1)
     await close(stores)
     assert len(await all_of(stores)) == 2
+
+
+async def test_a_key_and_its_end(stores: Stores, lossy: Database) -> None:
+    access = PostgresAccess(lossy)
+    row = await access.add_key(NewKey("acme", "k1", "1a" * 32, ("query",)))
+    assert row is not None
+    assert [k.key_id for k in await stores.access.keys("acme", limit=9)] == ["k1"]
+    revoked = await access.revoke("acme", "k1")
+    assert revoked is not None
+    assert revoked.revoked_at is not None
+    assert (await access.set_limits("acme", {"open_streams": 5})).limits == {"open_streams": 5}

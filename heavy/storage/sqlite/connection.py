@@ -18,12 +18,14 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from heavy.storage.migrations import CREATE_TABLE, migrations
+from heavy.storage.sqlite.access import SqliteAccess
 from heavy.storage.sqlite.deliveries import SqliteDeliveries
 from heavy.storage.sqlite.learned import SqliteLearned
 from heavy.storage.sqlite.sessions import SqliteSessions
 from heavy.storage.sqlite.timers import SqliteTimers
 from heavy.storage.sqlite.turns import SqliteTurns
 from heavy.storage.sqlite.webhooks import SqliteWebhooks
+from heavy.tenants.stores import AccessStore
 from heavy.turns.learned_routes import LearnedStore
 from heavy.turns.stores import DatabaseUnavailable, SessionStore, TimerStore, TurnStore
 from heavy.turns.webhooks import DeliveryStore, WebhookStore
@@ -179,6 +181,7 @@ class SqliteStores:
         self.learned: LearnedStore = SqliteLearned(self._reader.run, self._writer.run)
         self.webhooks: WebhookStore = SqliteWebhooks(self._reader.run, self._writer.run)
         self.deliveries: DeliveryStore = SqliteDeliveries(self._reader.run, self._writer.run)
+        self.access: AccessStore = SqliteAccess(self._reader.run, self._writer.run)
 
     async def migrate(self) -> list[str]:
         """Brings the schema up to date; the names applied now."""
