@@ -55,3 +55,8 @@ def _message(row: TurnRow, author: str, text: str, **more: Any) -> SessionEvent:
 
 def _event(row: TurnRow, kind: str, **data: Any) -> SessionEvent:
     return SessionEvent(kind, {"session_id": row.session_id, "turn_id": row.turn_id, **data})
+
+
+def patched(profile: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """The profile after a patch, in which null removes a field."""
+    return {name: value for name, value in {**profile, **patch}.items() if value is not None}

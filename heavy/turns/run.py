@@ -37,7 +37,7 @@ from heavy.agent.said import SEPARATOR, said_before, shown_parts
 from heavy.agent.steps import Delta, Routed, Step, ToolEnded, ToolStarted
 from heavy.llm.types import Gateway, LLMCallFailed, Message
 from heavy.turns import approval, window
-from heavy.turns.aftermath import aftermath
+from heavy.turns.aftermath import aftermath, patched
 from heavy.turns.decide import Decision, asks_model, decide
 from heavy.turns.doubt import doubtful
 from heavy.turns.gates import Gates
@@ -106,12 +106,7 @@ class Run:
     async def go(self, peeked: bytes | None) -> bool:
         """Runs the turn to its good end. Returns whether other turns of the session wait."""
         row, parts = self._row, self._parts
-        if row.attempt > 1:
-            stored = await parts.stores.turns.turn_messages(row.tenant, row.turn_id)
-            self._transcript = [s.message for s in stored] or self._transcript
-            self._usage = row.usage
-            self._doubtful = doubtful(row, self._transcript)
-            self._shown = self._told.take_up().removeprefix(f"{self._agent.workflow.greeting}\n\n")
+        await self._recall()
         self._history = await window.load(peeked, parts.stores.sessions, row.tenant, row.session_id, row.seq)
         self._told.once("start", {"turn_id": row.turn_id, "session_id": row.session_id, "config_hash": self._agent.workflow.config_hash})
         if self._timer is not None:
@@ -134,6 +129,16 @@ class Run:
         if parts.learner is not None and self.state == "done":
             parts.learner.observe(self._agent, row, decision, self._usage, [*self._transcript, *result.messages])
         return others
+
+    async def _recall(self) -> None:
+        """What earlier attempts have left: however this one ends, it ends behind that."""
+        row = self._row
+        if row.attempt > 1 and self._shown is None:
+            stored = await self._parts.stores.turns.turn_messages(row.tenant, row.turn_id)
+            self._transcript = [s.message for s in stored] or self._transcript
+            self._usage = row.usage
+            self._doubtful = doubtful(row, self._transcript)
+            self._shown = self._told.take_up().removeprefix(f"{self._agent.workflow.greeting}\n\n")
 
     def _open(self, route: Route) -> None:
         """Tells the route, once it is known, and greets. A later attempt keeps the route that was told."""
@@ -178,6 +183,7 @@ class Run:
     async def fail(self, error: LoadsplitError, request_id: str) -> bool:
         """Ends the turn with an error: what was said stays in the history, the session stays usable. A task's turn is put off instead, as
         long as another attempt may help."""
+        await self._recall()
         if isinstance(error, LLMCallFailed) and error.usage is not None:
             self._usage.add(error.usage)
         document = problem(error, request_id)
@@ -189,6 +195,7 @@ class Run:
 
     async def cancel(self, reason: str) -> bool:
         """Ends the turn because someone asked for it."""
+        await self._recall()
         self.state = "cancelled"
         return await self._finish("cancelled", event=Event("cancelled", {"reason": reason}))
 
@@ -350,7 +357,7 @@ class Run:
                 current_skill=result.current_skill,
                 greeting=greeting,
                 config_hash=self._agent.workflow.config_hash,
-                profile=_patched(session.profile, result.profile) if result.profile else None,
+                profile=patched(session.profile, result.profile) if result.profile else None,
                 handoff=then.handoff,
                 events=then.events,
                 timers=then.timers,
@@ -381,18 +388,12 @@ class Run:
 
     def _greeted_before(self) -> bool:
         """Whether an earlier attempt has shown the greeting as the whole answer."""
-        told = self._told.route()
-        return told is not None and told["action_type"] == "greeting"
+        return (self._told.route() or {}).get("action_type") == "greeting"
 
     def _needs_greeting(self) -> bool:
         """A closed session that a message opens again is greeted like a new one."""
         greeted = self._session.greeting == self._greeting and self._session.status != "closed"
         return bool(self._greeting) and not greeted and not self._told.text
-
-
-def _patched(profile: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """The profile after a patch, in which null removes a field."""
-    return {name: value for name, value in {**profile, **patch}.items() if value is not None}
 
 
 def _json(reply: Reply) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from common.telemetry.metrics import Metrics
 from common.workflow.load import load_text
 from heavy.agent.scripted import Say, ScriptedGateway
 from heavy.jobs.journal import JournalMover
-from heavy.llm.types import Chunk, LLMCallFailed, LLMRequest
+from heavy.llm.types import Chunk, LLMCallFailed, LLMRequest, TextDelta
 from heavy.streaming import TurnReader
 from heavy.turns.agents import Agents
 from heavy.turns.gates import Gates
@@ -57,7 +57,8 @@ class SlowGateway(ScriptedGateway):
         try:
             async for chunk in super().stream(request):
                 yield chunk
-                await self.open.wait()
+                if isinstance(chunk, TextDelta):
+                    await self.open.wait()
         finally:
             self.closed += 1
 

@@ -164,6 +164,29 @@ async def test_a_cancel_request_survives_the_node(stores: Stores, hotstore: Memo
         await take_over(stores, second, "t_1")
         assert types(await second.events("t_1"))[-1] == "cancelled"
         assert not second.gateway.requests
+        stored = await stores.sessions.messages("acme", "s1", limit=10)
+        assert [(m.message.role, m.message.content) for m in stored] == [("user", "hello there friend"), ("assistant", "you")]
+
+
+async def test_a_second_attempt_that_is_cancelled_at_once_ends_behind_the_first(stores: Stores, hotstore: MemoryHotStore) -> None:
+    """The session counts what the first attempt has written, and what it cost."""
+    async with node(stores, hotstore) as first:
+        first.gateway.calls = 1
+        first.gateway.open.clear()
+        await first.talking(await first.say("t_1"))
+    await stores.turns.cancel("acme", "t_1")
+    before = await stores.turns.get("acme", "t_1")
+    assert before is not None
+    assert before.usage.llm_calls == 1
+    async with node(stores, hotstore) as second:
+        await take_over(stores, second, "t_1")
+        await second.events("t_1")
+        await second.idle()
+    session = await stores.sessions.get("acme", "s1")
+    stored = await stores.sessions.messages("acme", "s1", limit=10)
+    assert session is not None
+    assert [m.message.role for m in stored] == ["user", "assistant", "tool", "assistant"]
+    assert (session.message_count, session.usage.llm_calls) == (4, 1)
 
 
 async def test_the_old_owner_thaws(stores: Stores, hotstore: MemoryHotStore) -> None:
