@@ -6,7 +6,7 @@ PORT ?= 8000
 SPLIT_PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test test-long lint load bench eval clean
+.PHONY: help run up test test-long lint load bench chaos eval clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -49,6 +49,10 @@ load: $(VENV)/installed-dev ## a 30 s Locust run against a split that it starts
 bench: $(VENV)/installed-dev ## rule path and flow path beside their ceilings, in one run
 	@scripts/install-test-deps
 	@$(BIN)/python -m loadtests.bench
+
+chaos: $(VENV)/installed-dev ## kill, freeze and restart everything under load, then prove that nothing is lost or doubled: make chaos CHAOS="--seed 1"
+	@scripts/install-test-deps
+	@$(BIN)/python -m loadtests.chaos $(CHAOS)
 
 eval: $(VENV)/installed ## the bank example's rules on labelled messages held back: make eval MESSAGES=FILE.csv
 	@test -n "$(MESSAGES)" || { echo "give MESSAGES=FILE.csv with the columns text,category"; exit 2; }

@@ -1,0 +1,416 @@
+"""The verdict of a chaos run, point by point: a history in which all is well, and the same with one thing wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from loadtests.chaos.history import Attempt, Effect, Evidence, Found, Said, Window, outcome
+from loadtests.chaos.scene import marker, message
+from loadtests.chaos.verdict.judge import judge
+from tests.support.chaos_history import answered, history, reply, said, turn, turn_id, words
+
+Change = Callable[[Evidence], None]
+WRONG: dict[str, tuple[str, Change]] = {}
+
+
+def wrong(rule: str) -> Callable[[Change], Change]:
+    """A change to the history that breaks one rule."""
+
+    def keep(change: Change) -> Change:
+        WRONG[change.__name__] = (rule, change)
+        return change
+
+    return keep
+
+
+def rules(evidence: Evidence) -> set[str]:
+    return {violation.rule for violation in judge(evidence).violations}
+
+
+def test_a_history_in_which_all_is_well() -> None:
+    verdict = judge(history())
+    assert [str(v) for v in verdict.violations] == []
+    assert verdict.figures["messages answered"] == 4
+    assert verdict.figures["turns that another attempt ended"] == 1
+
+
+@wrong("present")
+def an_acknowledged_message_is_not_there(e: Evidence) -> None:
+    e.sessions[0].messages = e.sessions[0].messages[2:]
+
+
+@wrong("present")
+def an_acknowledged_failure_is_not_there(e: Evidence) -> None:
+    problem = {"code": "llm_error", "detail": "x"}
+    e.said.append(said(6, "plain", 9.0, Attempt("query", 9.0, 9.5, 502, body=problem, final=True)))
+
+
+@wrong("present once")
+def a_message_is_there_twice(e: Evidence) -> None:
+    e.sessions[0].messages += words(9, 5, ("user", message("plain", 2)), ("assistant", ""))
+
+
+@wrong("present once")
+def an_unacknowledged_message_is_there_twice(e: Evidence) -> None:
+    e.said[1].attempts = [Attempt("query", 3.0, 3.5, None, "reset")]
+    e.sessions[0].messages += words(9, 5, ("user", message("plain", 2)))
+
+
+@wrong("refused")
+def a_refused_message_is_there(e: Evidence) -> None:
+    busy = {"code": "session_busy", "title": "The session is busy", "detail": "a turn of this session runs", "turn_id": turn_id(1)}
+    e.said.append(said(6, "plain", 9.0, Attempt("query", 9.0, 9.5, 409, body=busy, final=True), turn_id=None))
+    e.sessions[0].messages += words(6, 5, ("user", message("plain", 6)), ("assistant", f"You asked for {marker(6)}."))
+    e.turns["amber", turn_id(6)] = turn("done", None)
+
+
+@wrong("order")
+def a_later_message_stands_before(e: Evidence) -> None:
+    e.said[2].sent, e.said[2].attempts = 0.1, [answered(0.1, e.said[2].attempts[0].body or {})]
+
+
+@wrong("order")
+def a_merged_message_stands_before_what_was_answered(e: Evidence) -> None:
+    """It was sent when the skill's answer was known, and became part of a turn before that one."""
+    first = e.sessions[0].messages[2]
+    first["content"] += f"\n{message('plain', 6)}"
+    e.said.append(said(6, "plain", 9.0, answered(9.0, e.said[1].attempts[-1].events[-1][2]), turn_id=turn_id(2)))
+
+
+@wrong("answer")
+def an_answer_to_another_message(e: Evidence) -> None:
+    assert e.said[2].attempts[0].body
+    e.said[2].attempts[0].body["message"] = f"Booked {marker(4)} for you."
+
+
+@wrong("answer")
+def an_answer_that_names_nothing(e: Evidence) -> None:
+    assert e.said[0].attempts[0].body
+    e.said[0].attempts[0].body["message"] = "We open at 9."
+
+
+@wrong("stored")
+def another_answer_is_stored(e: Evidence) -> None:
+    e.turns["amber", turn_id(3)]["result"] = reply(3, f"No, {marker(3)}.", "desk", kind="skill")
+
+
+@wrong("stored")
+def an_answered_turn_has_failed(e: Evidence) -> None:
+    e.turns["amber", turn_id(3)] |= {"state": "failed", "result": None}
+
+
+@wrong("stored")
+def a_failed_turn_is_done(e: Evidence) -> None:
+    e.said[2].attempts = [Attempt("query", 4.0, 4.5, 502, body={"code": "llm_error", "detail": "x"}, final=True)]
+
+
+@wrong("stored")
+def a_cancelled_turn_is_done(e: Evidence) -> None:
+    e.turns["amber", turn_id(4)] = turn("done", reply(4, marker(4), ""))
+
+
+@wrong("one answer")
+def a_turn_has_two_answers(e: Evidence) -> None:
+    messages = e.sessions[0].messages
+    messages.insert(4, {**messages[3], "index": 2})
+    e.sessions[0].document["message_count"] += 1
+
+
+@wrong("own words")
+def an_answer_in_the_history_speaks_of_another_message(e: Evidence) -> None:
+    e.sessions[0].messages[3]["content"] += f" {marker(1)}"
+
+
+@wrong("problem")
+def a_fault_of_the_server(e: Evidence) -> None:
+    e.said.append(said(6, "plain", 9.0, Attempt("query", 9.0, 9.5, 500, body={"code": "internal", "detail": "x"}, final=True)))
+
+
+@wrong("problem")
+def a_refusal_for_no_reason(e: Evidence) -> None:
+    body = {"code": "unauthorized", "detail": "x"}
+    e.said.append(said(6, "plain", 9.0, Attempt("query", 9.0, 9.5, 401, body=body, final=True), turn_id=None))
+
+
+@wrong("repeated")
+def another_reply_under_a_key(e: Evidence) -> None:
+    e.said[0].attempts[1].body = {**(e.said[0].attempts[1].body or {}), "turn_id": "t_other"}
+
+
+@wrong("repeated")
+def a_repetition_that_does_not_say_so(e: Evidence) -> None:
+    e.said[0].attempts[1].replayed = False
+
+
+@wrong("known")
+def a_key_that_never_had_a_reply(e: Evidence) -> None:
+    e.said.append(said(6, "plain", 9.0, Attempt("query", 9.0, 9.5, 503, body={"code": "overloaded"}), key="order 9", turn_id=None))
+
+
+@wrong("foreign")
+def a_message_of_the_other_tenant(e: Evidence) -> None:
+    e.sessions[0].messages[1]["content"] += f" {marker(5)}"
+
+
+@wrong("foreign")
+def an_event_of_the_other_tenant(e: Evidence) -> None:
+    e.said[1].attempts[0].events[0][2]["hint"] = marker(5)
+
+
+@wrong("foreign")
+def a_foreign_turn_is_found(e: Evidence) -> None:
+    e.strangers.append(Found("birch", "GET /api/v1/turns/t_1", 404, 200, {"state": "done"}))
+
+
+@wrong("foreign")
+def an_unknown_thing_looks_unlike_a_foreign_one(e: Evidence) -> None:
+    e.strangers.append(Found("birch", "GET /api/v1/turns/t_1", 404, 404, {"code": "gone"}))
+
+
+@wrong("foreign")
+def an_effect_in_another_session(e: Evidence) -> None:
+    e.effects[0] = replace(e.effects[0], session="own-9")
+
+
+@wrong("stream")
+def a_gap(e: Evidence) -> None:
+    del e.said[1].attempts[0].events[1]
+
+
+@wrong("stream")
+def a_repeated_event(e: Evidence) -> None:
+    e.said[1].attempts[1].events.insert(0, e.said[1].attempts[0].events[-1])
+
+
+@wrong("stream")
+def two_ends(e: Evidence) -> None:
+    e.said[1].attempts[1].events.append((6, "cancelled", {"reason": "x"}))
+
+
+@wrong("stream")
+def something_behind_the_end(e: Evidence) -> None:
+    e.said[1].attempts[1].events.append((6, "text", {"delta": ""}))
+
+
+@wrong("stream")
+def deltas_that_make_another_answer(e: Evidence) -> None:
+    e.said[1].attempts[0].events[2] = (3, "text", {"delta": "He asked "})
+
+
+@wrong("replay")
+def a_replay_with_other_events(e: Evidence) -> None:
+    e.replays[0].events = [*e.replays[0].events[:2], (3, "text", {"delta": "x"}), *e.replays[0].events[3:]]
+
+
+@wrong("replay")
+def a_replay_without_an_end(e: Evidence) -> None:
+    e.replays[0].events = e.replays[0].events[:-1]
+
+
+@wrong("replay")
+def a_replay_that_is_refused(e: Evidence) -> None:
+    e.replays[0].status, e.replays[0].events = 410, []
+
+
+@wrong("one effect")
+def an_effect_twice(e: Evidence) -> None:
+    e.effects.append(replace(e.effects[0], number=2, key=f"{turn_id(3)}:c2"))
+
+
+@wrong("one effect")
+def an_effect_twice_of_what_nobody_acknowledged(e: Evidence) -> None:
+    e.said[2].attempts = [Attempt("query", 4.0, 4.5, None, "reset")]
+    e.effects.append(replace(e.effects[0], number=2, key=f"{turn_id(3)}:c2"))
+
+
+@wrong("effect")
+def an_answer_without_its_effect(e: Evidence) -> None:
+    e.effects.clear()
+
+
+@wrong("effect")
+def an_effect_of_a_message_without_one(e: Evidence) -> None:
+    e.effects.append(Effect(2, "/tickets", turn_id(2), marker(2), "own-1"))
+
+
+@wrong("effect")
+def an_effect_of_nobody(e: Evidence) -> None:
+    e.effects.append(Effect(2, "/tickets", "t_9", marker(77), "own-1"))
+
+
+@wrong("effect's key")
+def an_effect_under_the_key_of_another_turn(e: Evidence) -> None:
+    e.effects[0] = replace(e.effects[0], key=f"{turn_id(2)}:c1")
+
+
+@wrong("call")
+def a_result_without_an_effect_of_its_own(e: Evidence) -> None:
+    e.effects[0] = replace(e.effects[0], key=f"{turn_id(3)}:c9")
+
+
+@wrong("stuck")
+def a_session_that_is_busy(e: Evidence) -> None:
+    e.sessions[1].document["workflow_state"]["status"] = "processing"
+
+
+@wrong("stuck")
+def a_turn_that_runs(e: Evidence) -> None:
+    e.turns["amber", turn_id(9)] = turn("running", None)
+
+
+@wrong("stuck")
+def a_task_that_waits(e: Evidence) -> None:
+    e.tasks["amber", "t_9"] = {"status": "pending"}
+
+
+@wrong("quiet")
+def something_went_on(e: Evidence) -> None:
+    e.troubles.append("7 entries in the journal")
+
+
+@wrong("idle")
+def a_request_under_way(e: Evidence) -> None:
+    e.idle["heavy-1 turns_inflight"] = 1.0
+
+
+@wrong("time to live")
+def a_key_for_ever(e: Evidence) -> None:
+    e.redis_keys.append("ls:idem:amber/x")
+
+
+@wrong("left over")
+def a_process_lives_on(e: Evidence) -> None:
+    e.left_over.append("4711 loadsplit heavy")
+
+
+@wrong("count")
+def a_session_that_counts_wrongly(e: Evidence) -> None:
+    e.sessions[0].document["message_count"] += 1
+
+
+@wrong("places")
+def messages_out_of_place(e: Evidence) -> None:
+    e.sessions[0].messages[0]["turn"] = 3
+
+
+@wrong("history")
+def a_call_without_a_result(e: Evidence) -> None:
+    del e.sessions[0].messages[6]
+    e.effects.clear()
+
+
+@wrong("history")
+def a_result_without_a_call(e: Evidence) -> None:
+    e.sessions[0].messages[6]["tool_call_id"] = "c9"
+
+
+@wrong("history")
+def a_result_twice(e: Evidence) -> None:
+    messages = e.sessions[0].messages
+    messages.insert(7, messages[6])
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_found(name: str) -> None:
+    rule, change = WRONG[name]
+    evidence = history()
+    change(evidence)
+    assert rule in rules(evidence)
+
+
+def without_redis(evidence: Evidence, began: float, ended: float) -> Evidence:
+    evidence.redis_away.append(Window(began, ended, "frozen"))
+    return evidence
+
+
+def missing_rule(key: str | None) -> Evidence:
+    """A rule's answer that is in no history."""
+    evidence = history()
+    body = reply(6, f"We open at 9, {marker(6)}.", "hours", "lightweight")
+    evidence.said.append(said(6, "rule", 9.0, answered(9.0, body), key=key))
+    return evidence
+
+
+def test_a_rule_without_a_key_may_be_missing_while_redis_is_away() -> None:
+    assert rules(missing_rule(None)) == {"present", "stored"}
+    verdict = judge(without_redis(missing_rule(None), 9.2, 9.4))
+    assert verdict.violations == []
+    assert verdict.figures["rule answers without a key while Redis was away that are missing"] == 1
+    assert rules(without_redis(missing_rule(None), 8.0, 8.5)) == set()  # its process has not noticed yet that Redis is back
+    assert rules(without_redis(missing_rule(None), 5.0, 6.0)) == {"present", "stored"}
+    assert rules(without_redis(missing_rule(None), 9.6, 9.9)) == {"present", "stored"}
+
+
+def test_with_a_key_it_may_not() -> None:
+    assert rules(without_redis(missing_rule("order 9"), 9.2, 9.4)) == {"present", "stored"}
+
+
+def test_what_heavy_answered_may_not_be_missing() -> None:
+    evidence = without_redis(history(), 0.0, 20.0)
+    evidence.sessions[0].messages = evidence.sessions[0].messages[:2]
+    assert "present" in rules(evidence)
+
+
+def test_a_rule_may_be_late_where_redis_was_away() -> None:
+    evidence = history()
+    messages = evidence.sessions[0].messages
+    evidence.sessions[0].messages = [*messages[2:4], *messages[:2], *messages[4:]]
+    for place, number in ((0, 1), (1, 1), (2, 2), (3, 2)):
+        evidence.sessions[0].messages[place]["turn"] = number
+    assert rules(evidence) == {"order"}
+    assert rules(without_redis(evidence, 2.0, 2.5)) == set()
+
+
+def test_text_may_be_lost_to_a_reader_where_redis_was_away() -> None:
+    """The numbers and the end must be right all the same."""
+    evidence = history()
+    evidence.said[1].attempts[1].events = [(4, "complete", evidence.said[1].attempts[1].events[-1][2])]
+    assert rules(evidence) == {"stream", "replay"}
+    assert rules(without_redis(evidence, 3.1, 3.2)) == set()
+    evidence.said[1].attempts[1].events = [(5, "complete", evidence.said[1].attempts[1].events[-1][2])]
+    assert rules(evidence) == {"stream"}
+
+
+def test_a_rule_may_answer_again_in_the_same_words_when_redis_is_back() -> None:
+    evidence = history()
+    first = evidence.said[0].attempts[0].body
+    assert first
+    evidence.said[0].attempts[0].body = {**first, "route": {**first["route"], "tier": "heavy"}}
+    evidence.turns["amber", turn_id(1)]["result"] = evidence.said[0].attempts[0].body
+    assert rules(evidence) == {"repeated"}
+    assert rules(without_redis(evidence, 1.0, 1.4)) == set()
+    evidence.said[0].attempts[1].body = {**first, "message": f"We open at 10, {marker(1)}."}
+    assert rules(evidence) == {"repeated"}
+
+
+def test_of_messages_that_became_one_the_answer_names_one() -> None:
+    evidence = history()
+    evidence.sessions[0].messages[2]["content"] += f"\n{message('effect', 6)}"
+    end = evidence.said[1].attempts[-1].events[-1][2]
+    evidence.said.append(said(6, "effect", 3.1, answered(3.1, end), turn_id=turn_id(2), on_busy="merge"))
+    assert rules(evidence) == set()
+    evidence.effects.append(Effect(2, "/tickets", turn_id(2), marker(6), "own-1"))  # which of them acts is the model's affair
+    assert rules(evidence) == set()
+
+
+def test_outcomes() -> None:
+    unknown = said(1, "plain", 0.0, Attempt("query", 0.0, 1.0, 503, body={"code": "overloaded"}))
+    assert outcome(unknown).state == "unknown"
+    first, second = answered(1.0, {"turn_id": "t_a"}), answered(0.0, {"turn_id": "t_b"})
+    assert outcome(said(1, "plain", 0.0, first, second)).turn_id == "t_b"  # the earliest end counts
+    busy = Attempt("query", 0.0, 1.0, 409, body={"title": "The session is busy", "turn_id": "t_of_another"}, final=True)
+    assert (outcome(said(1, "plain", 0.0, busy, turn_id=None)).state, outcome(said(1, "plain", 0.0, busy)).turn_id) == ("refused", "t_1")
+
+
+def test_evidence_is_kept_and_read_again(tmp_path: Path) -> None:
+    evidence = without_redis(missing_rule("k"), 1.0, 2.0)
+    evidence.tasks["amber", "t_9"] = {"status": "success"}
+    evidence.save(tmp_path)
+    again = Evidence.load(tmp_path)
+    assert again == evidence
+    assert isinstance(again.said[0], Said)
+    assert rules(again) == rules(evidence)
