@@ -15,9 +15,12 @@ from typing import Any, TypeVar
 
 import asyncpg
 
+from heavy.jobs.stores import ScheduleStore, TaskStore
 from heavy.storage.migrations import CREATE_TABLE, migrations
 from heavy.storage.postgres.learned import PostgresLearned
+from heavy.storage.postgres.schedules import PostgresSchedules
 from heavy.storage.postgres.sessions import PostgresSessions
+from heavy.storage.postgres.tasks import PostgresTasks
 from heavy.storage.postgres.timers import PostgresTimers
 from heavy.storage.postgres.turns import PostgresTurns
 from heavy.turns.learned_routes import LearnedStore
@@ -145,6 +148,8 @@ class PostgresStores:
         self.turns: TurnStore = PostgresTurns(database)
         self.timers: TimerStore = PostgresTimers(database)
         self.learned: LearnedStore = PostgresLearned(database)
+        self.tasks: TaskStore = PostgresTasks(database)
+        self.schedules: ScheduleStore = PostgresSchedules(database)
 
     async def ping(self) -> float:
         """Seconds of one round trip."""

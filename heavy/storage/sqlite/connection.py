@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from heavy.jobs.stores import ScheduleStore, TaskStore
 from heavy.storage.migrations import CREATE_TABLE, migrations
 from heavy.storage.sqlite.learned import SqliteLearned
+from heavy.storage.sqlite.schedules import SqliteSchedules
 from heavy.storage.sqlite.sessions import SqliteSessions
+from heavy.storage.sqlite.tasks import SqliteTasks
 from heavy.storage.sqlite.timers import SqliteTimers
 from heavy.storage.sqlite.turns import SqliteTurns
 from heavy.turns.learned_routes import LearnedStore
@@ -174,6 +177,8 @@ class SqliteStores:
         self.turns: TurnStore = SqliteTurns(self._reader.run, self._writer.run)
         self.timers: TimerStore = SqliteTimers(self._writer.run)
         self.learned: LearnedStore = SqliteLearned(self._reader.run, self._writer.run)
+        self.tasks: TaskStore = SqliteTasks(self._reader.run, self._writer.run)
+        self.schedules: ScheduleStore = SqliteSchedules(self._reader.run, self._writer.run)
 
     async def migrate(self) -> list[str]:
         """Brings the schema up to date; the names applied now."""

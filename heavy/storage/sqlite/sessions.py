@@ -17,6 +17,7 @@ from heavy.storage.rows import (
     timer_values,
     to_json,
 )
+from heavy.storage.sqlite.task_statements import CLOSE_ONE, EMPTY_ITEMS, ERASE, ERASE_ITEMS
 from heavy.turns.rows import ArmTimer, Note, SessionEvent, SessionRow, StoredEvent, StoredMessage
 
 T = TypeVar("T")
@@ -101,7 +102,8 @@ class SqliteSessions:
         """Erases the session and everything of it."""
 
         def erase(c: sqlite3.Connection) -> bool:
-            found = c.execute("DELETE FROM sessions WHERE tenant = ? AND session_id = ?", (tenant, session_id)).rowcount
+            found = erase_tasks(c, tenant, session_id)
+            found += c.execute("DELETE FROM sessions WHERE tenant = ? AND session_id = ?", (tenant, session_id)).rowcount
             for table in ("turns", "messages", "session_events", "timers"):
                 c.execute(f"DELETE FROM {table} WHERE tenant = ? AND session_id = ?", (tenant, session_id))
             return found > 0
@@ -147,6 +149,15 @@ def one(c: sqlite3.Connection, statement: str, args: Any) -> Any:
     """The only row of a statement with RETURNING. All of it is fetched: a half-read one would keep the transaction from committing."""
     rows = c.execute(statement, args).fetchall()
     return rows[0] if rows else None
+
+
+def erase_tasks(c: sqlite3.Connection, tenant: str, session_id: str) -> int:
+    """Erases the tasks of a session; how many there were."""
+    place, now = (tenant, session_id), time.time()
+    erased = c.execute(ERASE, place).rowcount
+    for row in c.execute(ERASE_ITEMS, (*place, now)).fetchall():
+        one(c, CLOSE_ONE, (tenant, row["batch_id"], now))
+    return erased + c.execute(EMPTY_ITEMS, place).rowcount
 
 
 def append_events(c: sqlite3.Connection, session: Row, events: Sequence[SessionEvent]) -> None:
