@@ -29,7 +29,7 @@ from common.workflow.load import load_all
 from common.workflow.schema import Workflow
 from heavy.agent.mcp_servers import open_mcp
 from heavy.jobs.journal import JournalMover
-from heavy.jobs.reconcile import reconcile
+from heavy.jobs.reconcile import TakeOver
 from heavy.jobs.timers import Timers
 from heavy.llm.gateway import open_gateway
 from heavy.llm.targets import default_targets, load_targets
@@ -42,11 +42,14 @@ from heavy.turns.agents import Agents
 from heavy.turns.gates import Gates
 from heavy.turns.learning import Learner
 from heavy.turns.life import Turns
+from heavy.turns.lives import Lives
 from heavy.turns.notes import Notes
 from heavy.turns.owner import TurnOwner
 from heavy.turns.run import RunParts
 from heavy.turns.timers import first_timers
 
+DRAIN_CHECK_SECONDS = 0.2
+Work = Callable[[], Coroutine[Any, Any, None]]  # runs until it is cancelled
 log = logging.getLogger(__name__)
 
 
@@ -82,26 +85,32 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             caller = await stack.enter_async_context(HttpCaller(EgressPolicy(settings.egress_allow, agents.hosts), metrics))
         gateway = await stack.enter_async_context(open_gateway(targets, metrics))
         mcp = await stack.enter_async_context(open_mcp(workflows, caller.policy))
-        owner = TurnOwner(stores.turns, hotstore)
+        owner = TurnOwner(stores.turns, hotstore, settings.lease_seconds)
         learner = Learner(stores.learned, hotstore, agents)
         mover = JournalMover(stores.turns, hotstore, metrics, owner.name, first_timers(workflows), learner.answered)
         gates = Gates(hotstore, stores.sessions)
+        parts = RunParts(stores, hotstore, gateway, caller, gates, learner, mcp)
+        lives = Lives(stores=stores, hotstore=hotstore, owner=owner, agents=agents, parts=parts, metrics=metrics)
         turns = Turns(
             stores=stores,
             hotstore=hotstore,
             owner=owner,
             agents=agents,
-            parts=RunParts(stores, hotstore, gateway, caller, gates, learner, mcp),
+            lives=lives,
             settle=mover.settle,
-            metrics=metrics,
             max_inflight=settings.max_inflight,
         )
         reader = TurnReader(stores.turns, hotstore, owner)
         notes = Notes(stores.sessions, hotstore, gates)
         session_reader = SessionReader(stores.sessions, hotstore, partial(_draining, given.inflight, turns))
         timers = Timers(stores, agents, turns, notes, mover)
-        watches = (timers.run, learner.work, session_reader.end_when_draining, partial(reconcile, stores.turns, owner, turns))
-        for work in (owner.keep_leases, owner.listen, mover.drain, gates.pay, *watches):
+        taking_over = TakeOver(stores.turns, hotstore, owner, turns)
+        leaving = partial(_leave_in_time, turns, given.inflight, settings.drain_seconds)
+        background: tuple[Work, ...] = (
+            *(owner.keep_leases, owner.listen, taking_over.run, taking_over.listen, leaving),
+            *(mover.drain, gates.pay, timers.run, learner.work, session_reader.end_when_draining),
+        )
+        for work in background:
             stack.push_async_callback(_stop, asyncio.create_task(_keep(work)))
         stack.push_async_callback(_drain, turns, given.inflight, settings.drain_seconds)
         yield Heavy(
@@ -153,7 +162,7 @@ def read_workflows(settings: HeavySettings) -> Mapping[str, Workflow]:
     return workflows
 
 
-async def _keep(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def _keep(work: Work) -> None:
     """Background work must not die silently: what it did not foresee is logged, and it begins again."""
     while True:
         try:
@@ -164,11 +173,20 @@ async def _keep(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def _draining(inflight: InFlight | None, turns: Turns) -> bool:
-    return turns.draining or (inflight is not None and inflight.draining)
+    return turns.draining or (inflight is not None and inflight.closing)
+
+
+async def _leave_in_time(turns: Turns, inflight: InFlight | None, seconds: float) -> None:
+    """Begins to drain as soon as nothing new comes any more, beside the server's own wait for open requests: turns that cannot end in time
+    go to other nodes while their readers are still served here. Runs until cancelled."""
+    while True:
+        if inflight is not None and inflight.closing:
+            await _drain(turns, inflight, seconds)
+        await asyncio.sleep(DRAIN_CHECK_SECONDS)
 
 
 async def _drain(turns: Turns, inflight: InFlight | None, seconds: float) -> None:
-    """Running turns get what the server's own wait for open requests has left of the grace period."""
+    """Running turns get what is left of the grace period."""
     await turns.drain(inflight.left(seconds) if inflight else seconds)
 
 

@@ -9,6 +9,8 @@ from pydantic import AfterValidator, Field
 
 from common.settings import CommonSettings
 
+LEASE_SECONDS = 8.0
+
 
 def _database(value: str | None) -> str | None:
     if value is not None and value.partition("://")[0] not in ("sqlite", "postgresql", "postgres"):
@@ -17,10 +19,12 @@ def _database(value: str | None) -> str | None:
 
 
 class HeavySettings(CommonSettings):
-    """`database_url` defaults to SQLite in the data directory; `models` is the LLM gateway's models file."""
+    """`database_url` defaults to SQLite in the data directory; `models` is the LLM gateway's models file. `lease_seconds` is how long a
+    turn is believed to be alive without a sign of its node: so long after a node's death others take its turns over."""
 
     database_url: Annotated[str | None, Field(repr=False), AfterValidator(_database)] = None
     models: Path | None = None
+    lease_seconds: Annotated[float, Field(ge=1, le=300)] = LEASE_SECONDS
 
     @property
     def database(self) -> str:

@@ -116,7 +116,7 @@ def retell(row: TurnRow, told: Sequence[bytes] = ()) -> list[bytes]:
     elif row.state == "failed":
         events.append(Event("error", row.error))
     else:
-        events.append(Event("cancelled", {"reason": "cancelled"}))
+        events.append(Event("cancelled", {"reason": row.cancel_reason or "cancelled"}))
     return [payload(e) for e in events]
 
 

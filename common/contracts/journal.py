@@ -10,7 +10,8 @@ import orjson
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """`at` is Unix seconds. `reply` is the whole reply as the client got it, `greeting` the hash of the greeting shown so far."""
+    """`at` is Unix seconds. `reply` is the whole reply as the client got it, `greeting` the hash of the greeting shown so far,
+    `fingerprint` that of a request with an Idempotency-Key (common.contracts.idempotency)."""
 
     tenant: str
     agent_id: str
@@ -19,6 +20,7 @@ class JournalEntry:
     reply: dict[str, Any]
     at: float
     greeting: str = ""
+    fingerprint: str = ""
 
     @property
     def turn_id(self) -> str:

@@ -26,6 +26,9 @@ Tier = Literal["lightweight", "heavy"]
 ActionType = Literal["flow", "tool", "skill", "system", "message", "greeting"]
 MatchedBy = Literal["rule", "learned", "llm", "conversation", "none"]
 Status = Literal["success", "silent", "queued", "transferred", "closed"]
+OnBusy = Literal["enqueue", "reject", "interrupt", "merge"]
+ON_BUSY: tuple[OnBusy, ...] = ("enqueue", "reject", "interrupt", "merge")
+ON_BUSY_HEADER = b"x-loadsplit-on-busy"
 
 _ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}\Z")
 _NO_CONTEXT: Mapping[str, Scalar] = {}
@@ -40,6 +43,10 @@ class Query:
     user_id: str | None = None
     agent_id: str | None = None
     context: Mapping[str, Scalar] = field(default_factory=dict)
+
+    def as_asked(self) -> list[Any]:
+        """What makes two requests the same, for an Idempotency-Key."""
+        return [self.message, self.session_id, self.user_id, self.agent_id, dict(self.context)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +120,16 @@ def parse_query(body: bytes) -> Query:
         raise _wrong(doc, "agent_id", "1 to 128 characters of A-Z a-z 0-9 . _ : @ -")
     context = doc.get("context")
     return Query(message, session_id, user_id, agent_id, _NO_CONTEXT if context is None else _context(context))
+
+
+def parse_on_busy(value: bytes | None) -> OnBusy:
+    """X-Loadsplit-On-Busy: what to do where a turn of the session runs. Raises InvalidRequest naming it."""
+    if value is None:
+        return "enqueue"
+    found = next((known for known in ON_BUSY if value.strip().lower() == known.encode()), None)
+    if found is None:
+        raise InvalidRequest(f"X-Loadsplit-On-Busy must be one of {', '.join(ON_BUSY)}", field="X-Loadsplit-On-Busy")
+    return found
 
 
 def parse_object(body: bytes) -> dict[str, Any]:

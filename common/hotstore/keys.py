@@ -6,13 +6,15 @@
 | ls:{tenant/session}:w   | string | 1 hour  | the hot window: recent messages, as heavy wrote them         |
 | ls:{tenant/session}:p   | hash   | 1 day   | turn id → journal entry that is not in the database yet      |
 | ls:{turn}:e             | list   | 1 hour after the end | event log; the event with id n is item n - 1    |
+| ls:idem:<tenant>/<key>  | string | 1 day   | what a request with an Idempotency-Key has become (lightweight.idempotency) |
 | ls:learned:…            | string | 1 hour  | a learned route (common.contracts.learned), kept up by heavy |
 | ls:journal              | stream | bounded by trimming what was acknowledged | rule-answered turns on their way to the database |
 
 The event log of a turn that awaits an approval is kept for a day.
 
-Channels (nothing is stored): ls:cancels turn ids whose end is asked for; ls:ends `tenant/session` when a turn of it has ended and others
-wait; ls:turn:<turn> news of a turn's event log; ls:session:<tenant/session> a session has new events.
+Channels (nothing is stored): ls:cancels `turn id reason` of a turn whose end is asked for; ls:ends `tenant/session` when a turn of it has
+ended and others wait; ls:left when a process that ends has given turns up; ls:turn:<turn> news of a turn's event log;
+ls:session:<tenant/session> a session has new events.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ JOURNAL = "ls:journal"
 JOURNAL_GROUP = "heavy"
 CANCELS = "ls:cancels"
 TURN_ENDS = "ls:ends"
+LEFT = "ls:left"
 WINDOW_TTL = 3600
 PENDING_TTL = 86400
 EVENTS_TTL = 3600
@@ -51,6 +54,11 @@ def events(turn_id: str) -> str:
 def learned(tenant: str, agent_id: str, config_hash: str, digest: str) -> str:
     """String, LEARNED_TTL or what is left of the route's life. `digest` is that of the message."""
     return f"ls:learned:{tenant}/{agent_id}:{config_hash}:{digest}"
+
+
+def idempotency(tenant: str, digest: str) -> str:
+    """String, a day (contracts.idempotency.KEPT_SECONDS); seconds while the request is being answered."""
+    return f"ls:idem:{tenant}/{digest}"
 
 
 def turn_channel(turn_id: str) -> str:

@@ -17,6 +17,10 @@ from common.web.errors import as_loadsplit_error, problem_response
 # A process that is full must still say that it lives: who watches it is not refused.
 WATCHERS = frozenset({"/livez", "/readyz", "/metrics", "/api/v1/health"})
 
+# A process that is told to end says so first (it is not ready, and closes each connection behind its reply) and serves on for this long:
+# whoever sends requests over kept connections must not find one closed that it is just writing to.
+FAREWELL_SECONDS = 1.0
+
 ASGIApp = Callable[[Scope, Receive, Send], object]
 
 
@@ -33,6 +37,11 @@ class InFlight:
         """From now on the process is not ready for more. A second signal changes nothing."""
         if not self.draining:
             self.draining, self.since = True, time.monotonic()
+
+    @property
+    def closing(self) -> bool:
+        """Whether nothing new comes any more: the process drains, and its farewell is over."""
+        return self.draining and time.monotonic() - self.since >= FAREWELL_SECONDS
 
     def left(self, seconds: float) -> float:
         """What is left of so many seconds since draining began; all of them where it has not."""

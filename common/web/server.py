@@ -10,13 +10,17 @@ import errno
 import ipaddress
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 import uvicorn
 
+from common.web.middleware import FAREWELL_SECONDS
+
 SOCKET_MESSAGE = 65_536  # bytes of one WebSocket message; clients have next to nothing to say on one
+CLOSE = (b"connection", b"close")
 KEEP_ALIVE_SECONDS = 75  # longer than Nginx keeps an idle upstream connection, so that Nginx is the one that closes
 
 
@@ -53,7 +57,8 @@ def require_safe_host(host: str, *, has_keys: bool, insecure: bool) -> None:
 
 
 def serve(app: Any, sock: socket.socket, *, drain_seconds: float, on_drain: Callable[[], None], on_ready: Callable[[], None]) -> None:
-    """Serves until SIGINT or SIGTERM, then drains: `on_drain` first, open requests up to `drain_seconds`, then the app's lifespan ends.
+    """Serves until SIGINT or SIGTERM, then drains: `on_drain` first, then it serves on for a moment but closes each connection behind its
+    reply, open requests get up to `drain_seconds`, then the app's lifespan ends.
 
     Raises what `startup_failure` saw when the app could not start.
     """
@@ -98,6 +103,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._on_drain = on_drain
         self._on_ready = on_ready
+        self._leave_at: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -105,9 +111,20 @@ class _Server(uvicorn.Server):
             self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal begins the farewell; a second one ends it at once, a third does not wait for anything."""
         self._on_drain()
+        if self._leave_at is None:
+            self._leave_at = time.monotonic() + FAREWELL_SECONDS
+            self.config.encoded_headers.append(CLOSE)  # what the server adds to every reply, once a second anew
+            self.server_state.default_headers = [*self.server_state.default_headers, CLOSE]
+            return
         super().handle_exit(sig, frame)
         self._captured_signals.clear()  # a drained process has ended well: exit code 0, not the signal
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._leave_at is not None and (time.monotonic() >= self._leave_at or not self.server_state.connections):
+            self.should_exit = True
+        return await super().on_tick(counter)
 
 
 def _is_loopback(host: str) -> bool:

@@ -38,7 +38,8 @@ class ActionContext:
     `decisions` are those of persons on this turn's calls, by call id. `spent` is what earlier attempts of the turn have used and `began`
     when the first of them began (Unix seconds), for the limits of a run. `handed_back` is the summary of what a human did with the
     session, when one had it. `knowledge` is what the knowledge tool found; it is waited for only where a model is about to be asked.
-    `mcp` are the tools of the agent's MCP servers, None without any.
+    `mcp` are the tools of the agent's MCP servers, None without any. `doubtful` are the ids of calls that an earlier attempt of the turn
+    may have made (heavy.agent.ends.DIRECT for the action itself).
     """
 
     compiled: CompiledWorkflow
@@ -64,6 +65,7 @@ class ActionContext:
     handed_back: str | None = None
     knowledge: Knowledge | None = None
     mcp: McpTools | None = None
+    doubtful: Collection[str] = ()
 
     @property
     def workflow(self) -> Workflow:
@@ -100,7 +102,13 @@ class ActionContext:
     def toolbox(self, tools: Collection[HttpTool]) -> Toolbox:
         """A toolbox over these tools for this turn."""
         return http_toolbox(
-            list(tools), self.caller, self.variables, turn_id=self.turn_id, deadline=self.deadline, hidden=self.context.keys()
+            list(tools),
+            self.caller,
+            self.variables,
+            turn_id=self.turn_id,
+            deadline=self.deadline,
+            hidden=self.context.keys(),
+            doubtful=self.doubtful,
         )
 
     async def server_tools(self, names: Collection[str] | None = None, transcript: Sequence[Message] = ()) -> Toolbox:

@@ -22,6 +22,7 @@ from heavy.actions.skill import agent_skill, function_skill
 from heavy.actions.system import system_action
 from heavy.actions.tool import tool_action
 from heavy.agent import prompts
+from heavy.agent.ends import once_only
 from heavy.agent.said import SEPARATOR, said_before
 from heavy.agent.steps import Delta, Step
 from heavy.llm.types import Message
@@ -109,6 +110,8 @@ async def _inner(ctx: ActionContext, chosen: Chosen) -> AsyncGenerator[Inner]:
     elif action is not None and by_llm and goes_on(ctx, action):
         steps = sop_driven(ctx, chosen.kind, action.id, chosen.parameters)
     elif isinstance(action, SystemAction):
+        if once_only(ctx.compiled.actions["system", action.id]):
+            yield Step((), Usage())  # a later attempt must know of its call
         result = await system_action(ctx, action, chosen.parameters)
         if isinstance(result, ActionResult) and result.text:
             yield Delta(result.text)

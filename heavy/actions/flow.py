@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Literal
 
+from common.contracts.query import Usage
 from common.endpoints.answer import CompiledAction, perform
 from common.endpoints.call import EndpointFailed
 from heavy.actions.context import ActionContext, ActionResult, Inner, NotAnswered
-from heavy.agent.steps import Delta
+from heavy.agent.ends import once_only, refuse_doubtful
+from heavy.agent.steps import Delta, Step
 
 
 async def declared_call(
@@ -17,13 +19,17 @@ async def declared_call(
     """Calls the endpoint, if any, and answers with the template, the result, or the `on_error`/`on_empty` text; else NotAnswered.
 
     A silent flow answers nothing, with the status `silent`, unless its call failed. The call's idempotency key comes from `call_id`,
-    where the action may run more than once in a turn.
+    where the action may run more than once in a turn. Before a call that must not be made twice a step is committed, so that a later
+    attempt knows of it. Raises InDoubt.
     """
     action = ctx.compiled.actions[kind, target]
     variables = ctx.answer_variables(action, parameters)
     if lacks := missing(action, variables):
         yield NotAnswered(lacks, missing=target)
         return
+    refuse_doubtful(action, call_id, ctx.doubtful)
+    if once_only(action) and call_id is None:
+        yield Step((), Usage())
     outcome = await perform(
         action,
         variables,

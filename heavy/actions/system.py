@@ -12,6 +12,7 @@ import orjson
 from common.endpoints.answer import CompiledAction, Outcome, perform
 from common.workflow.schema import SystemAction
 from heavy.actions.context import ActionContext, ActionResult, NotAnswered
+from heavy.agent.ends import refuse_doubtful
 from heavy.agent.prompts import language_of
 from heavy.agent.tool_schema import object_schema
 
@@ -43,6 +44,7 @@ async def system_action(
     An `endpoint` is called first; the call's idempotency key comes from `call_id`, where the action may run more than once in a turn.
     Its failure never keeps a user from a human, nor a session open: hand-off and close happen all the same, with the text of `on_error`
     if there is one, and the failure is logged. A profile whose call failed stays as it is: the text of `on_error`, else NotAnswered.
+    Raises InDoubt for a call that must not be made twice and may have been made.
     """
     compiled = ctx.compiled.actions["system", action.id]
     patch = profile_patch(ctx, action, parameters) if action.handler == "update_profile" else None
@@ -52,6 +54,7 @@ async def system_action(
     failed: Outcome | None = None
     text: str | None = None
     if compiled.endpoint is not None:
+        refuse_doubtful(compiled, call_id, ctx.doubtful)
         key = f"{ctx.turn_id}:{call_id or f'system:{action.id}'}"
         outcome = await perform(compiled, variables, ctx.caller, deadline=ctx.deadline, idempotency_key=key)
         if outcome.fault is not None and not outcome.empty:  # an API that only takes note has nothing to say

@@ -19,6 +19,7 @@ from common.workflow.schema import Tool
 from heavy.actions.context import ActionContext, ActionResult, Inner, NotAnswered
 from heavy.actions.running import run, with_shown
 from heavy.agent import prompts
+from heavy.agent.ends import refuse_doubtful
 from heavy.agent.http_tools import HttpTool, tool_result
 from heavy.agent.steps import Ended, Step
 from heavy.agent.toolbox import Toolbox, ToolResult
@@ -55,7 +56,8 @@ async def tool_action(ctx: ActionContext, tool: Tool, parameters: Mapping[str, A
 
 
 async def perform_tool(ctx: ActionContext, tool: HttpTool, call: ToolCall, arguments: Mapping[str, Any], *, shows: bool) -> ToolResult:
-    """Makes one call of a tool; with `shows` its text is the answer, if it has one."""
+    """Makes one call of a tool; with `shows` its text is the answer, if it has one. Raises InDoubt."""
+    refuse_doubtful(tool.action, call.id, ctx.doubtful)
     values = tool.values(lambda action, given: ctx.answer_variables(action, given), arguments)
     outcome = await perform(tool.action, values, ctx.caller, deadline=ctx.deadline, idempotency_key=f"{ctx.turn_id}:{call.id}")
     result = tool_result(outcome)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from common.endpoints.answer import CompiledAction, Outcome, perform
 from common.endpoints.call import HttpCaller
 from common.workflow.schema import Tool
+from heavy.agent.ends import refuse_doubtful
 from heavy.agent.names import DONE, wire_names
 from heavy.agent.tool_schema import Arguments, object_schema
 from heavy.agent.toolbox import Toolbox, ToolResult, failed
@@ -56,8 +57,10 @@ def http_toolbox(
     turn_id: str,
     deadline: float | None = None,
     hidden: Collection[str] = (),
+    doubtful: Collection[str] = (),
 ) -> Toolbox:
-    """A toolbox over declared calls. `hidden` are names that the request's context fills; `deadline` is Unix seconds."""
+    """A toolbox over declared calls. `hidden` are names that the request's context fills; `deadline` is Unix seconds; `doubtful` are calls
+    that an earlier attempt of the turn may have made: a run raises InDoubt for one of those that must not be made twice."""
     names = wire_names((t.tool.name for t in tools), reserved={DONE})
     by_name = dict(zip(names, tools, strict=True))
     specs, checks = [], {}
@@ -67,6 +70,7 @@ def http_toolbox(
 
     async def run(call: ToolCall, arguments: Mapping[str, Any]) -> ToolResult:
         tool = by_name[call.name]
+        refuse_doubtful(tool.action, call.id, doubtful)
         values = tool.values(variables, arguments)
         outcome = await perform(tool.action, values, caller, deadline=deadline, idempotency_key=f"{turn_id}:{call.id}")
         return tool_result(outcome)

@@ -15,7 +15,8 @@ import orjson
 
 from common.contracts import ticket as tickets
 from common.contracts.events import AWAITING_APPROVAL, TERMINAL, event_type
-from common.contracts.query import Query, new_turn_id, parse_query
+from common.contracts.idempotency import HEADER, REPLAYED, Keyed, keyed
+from common.contracts.query import ON_BUSY_HEADER, Query, new_turn_id, parse_on_busy, parse_query
 from common.contracts.ticket import Plan
 from common.errors import DependencyUnavailable, InvalidRequest, LoadsplitError, SessionBusy, Unauthorized
 from common.web.asgi import Receive, Scope, Send, header, read_body, request_id, send_json
@@ -38,6 +39,7 @@ class Admission:
     turn_id: str
     plan: Plan | None
     deadline: float | None
+    keyed: Keyed | None
 
 
 class QueryEndpoint:
@@ -52,7 +54,7 @@ class QueryEndpoint:
         query = parse_query(await read_body(scope, receive))
         cancels = self._streaming and cancels_on_disconnect(scope)
         admission = admit(heavy, scope, query)
-        turn = await heavy.turns.submit(
+        submitted = await heavy.turns.submit(
             query,
             tenant=admission.tenant,
             turn_id=admission.turn_id,
@@ -60,11 +62,14 @@ class QueryEndpoint:
             deadline=admission.deadline,
             streaming=self._streaming,
             request_id=request_id(scope),
+            on_busy=parse_on_busy(header(scope, ON_BUSY_HEADER)),
+            keyed=admission.keyed,
         )
+        headers = (REPLAYED,) if submitted.replayed else ()
         if self._streaming:
-            await send_turn(heavy, scope, receive, send, admission.tenant, turn, cancels=cancels)
+            await send_turn(heavy, scope, receive, send, admission.tenant, submitted.turn, cancels=cancels, headers=headers)
             return
-        await send_json(send, 200, await outcome(heavy, admission.tenant, turn))
+        await send_json(send, 200, await outcome(heavy, admission.tenant, submitted.turn), headers)
 
 
 def admit(heavy: Heavy, scope: Scope, query: Query) -> Admission:
@@ -74,12 +79,17 @@ def admit(heavy: Heavy, scope: Scope, query: Query) -> Admission:
         ticket = tickets.verify(value.decode("latin-1"), heavy.settings.ticket_key)
         if ticket.session_id != query.session_id:
             raise Unauthorized("the ticket does not hold")
-        return Admission(ticket.tenant, ticket.turn_id, ticket.plan, ticket.deadline)
+        return Admission(ticket.tenant, ticket.turn_id, ticket.plan, ticket.deadline, _keyed(scope, ticket.tenant, query))
     if heavy.keys.empty:
         raise Unauthorized("this tier takes queries with a ticket of the lightweight tier or an API key only")
     caller = heavy.keys.authenticate(scope["headers"])
     caller.need("query")
-    return Admission(caller.tenant, new_turn_id(), None, read_deadline(scope))
+    key = _keyed(scope, caller.tenant, query)
+    return Admission(caller.tenant, key.ids[0] if key else new_turn_id(), None, read_deadline(scope), key)
+
+
+def _keyed(scope: Scope, tenant: str, query: Query) -> Keyed | None:
+    return keyed(header(scope, HEADER), tenant, query.as_asked())
 
 
 def read_deadline(scope: Scope) -> float | None:

@@ -11,21 +11,32 @@ import orjson
 from common.contracts.events import TERMINAL, event_type, frame
 from common.contracts.problem import problem
 from common.errors import InvalidRequest, LoadsplitError
-from common.web.asgi import Receive, Scope, Send, header, request_id
+from common.web.asgi import Headers, Receive, Scope, Send, header, request_id
 from common.web.sse import SSEWriter
 from heavy.routes.state import Heavy
 from heavy.turns.owner import OwnedTurn
 from heavy.turns.rows import TurnRow
 
+GONE = "the client disconnected"
+
 
 async def send_turn(
-    heavy: Heavy, scope: Scope, receive: Receive, send: Send, tenant: str, turn: OwnedTurn | TurnRow, *, after: int = 0, cancels: bool
+    heavy: Heavy,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    tenant: str,
+    turn: OwnedTurn | TurnRow,
+    *,
+    after: int = 0,
+    cancels: bool,
+    headers: Headers = (),
 ) -> None:
     """Streams the events of a turn after number `after`. A client that leaves stops it only where it said so (`cancels`)."""
-    finished = await SSEWriter(receive, send).run(frames(heavy, tenant, turn, after, request_id(scope)))
+    finished = await SSEWriter(receive, send, headers=headers).run(frames(heavy, tenant, turn, after, request_id(scope)))
     if not finished and cancels:
-        await heavy.stores.turns.cancel(tenant, turn.turn_id)
-        await heavy.owner.cancel_anywhere(turn.turn_id, "the client disconnected")
+        await heavy.stores.turns.cancel(tenant, turn.turn_id, reason=GONE)
+        await heavy.owner.cancel_anywhere(turn.turn_id, GONE)
 
 
 async def frames(heavy: Heavy, tenant: str, turn: OwnedTurn | TurnRow, after: int, rid: str) -> AsyncIterator[bytes]:

@@ -102,7 +102,16 @@ def turn_of(row: Row) -> TurnRow:
         finished_at=row["finished_at"],
         approval=from_json(row["approval"]),
         decision=from_json(row["decision"]),
+        tries=row["tries"],
+        not_before=row["not_before"],
+        cancel_reason=row["cancel_reason"],
     )
+
+
+def known_of(row: Row) -> tuple[TurnRow, str | None]:
+    """A turn with the fingerprint of the request that is asked for: its own, or that of the further name under which it was found."""
+    turn = turn_of(row)
+    return turn, row["fingerprint"] if row["alias"] else turn.request.get("fingerprint")
 
 
 def stored_message_of(row: Row) -> StoredMessage:
@@ -193,10 +202,15 @@ def rule_rows(entries: Sequence[JournalEntry]) -> list[tuple[Any, ...]]:
             status if status in ("transferred", "closed") else "",
             e.reply.get("config_hash") or "",
             e.greeting,
-            to_json({"message": e.message, "session_id": e.session_id, "user_id": e.user_id, "agent_id": e.agent_id}),
+            to_json(_rule_request(e)),
             to_json(e.reply),
             message_json(Message("user", e.message)),
             message_json(Message("assistant", str(e.reply.get("message", "")))),
             e.at,
         )
     return list(rows.values())
+
+
+def _rule_request(e: JournalEntry) -> dict[str, Any]:
+    request = {"message": e.message, "session_id": e.session_id, "user_id": e.user_id, "agent_id": e.agent_id}
+    return {**request, "fingerprint": e.fingerprint} if e.fingerprint else request

@@ -1,7 +1,7 @@
 """The rules of an approval: which calls are asked about, who has decided what, whether everything is decided, and a user's plain yes or no.
 
-`TurnRow.approval` holds: `asked_at`, `calls` [{call_id, name, arguments}], `decisions` {call_id: {approved, by, reason, at}}; those of
-calls that were asked about earlier in the turn stay. It knows no store and no model.
+`TurnRow.approval` holds: `asked_at`, `attempt` (the one that paused), `calls` [{call_id, name, arguments}], `decisions` {call_id:
+{approved, by, reason, at}}; those of calls that were asked about earlier in the turn stay. It knows no store and no model.
 """
 
 from __future__ import annotations
@@ -51,10 +51,15 @@ _ANSWERS = {_folded(word): yes for words, yes in ((_YES, True), (_NO, False)) fo
 _LONGEST = max(map(len, _ANSWERS))
 
 
-def ask(held: Sequence[HeldCall], *, row_approval: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The approval that a turn awaits for these calls from now on. `row_approval` is the one that it has had before."""
+def ask(held: Sequence[HeldCall], *, attempt: int = 1, row_approval: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The approval that a turn awaits for these calls from now on, after this attempt. `row_approval` is the one that it has had before."""
     calls = [{"call_id": h.call.id, "name": h.call.name, "arguments": dict(h.arguments)} for h in held]
-    return {"asked_at": time.time(), "calls": calls, "decisions": dict(row_approval["decisions"]) if row_approval else {}}
+    return {
+        "asked_at": time.time(),
+        "attempt": attempt,
+        "calls": calls,
+        "decisions": dict(row_approval["decisions"]) if row_approval else {},
+    }
 
 
 def merge(row: TurnRow, call_id: str | None, decision: ApprovalDecision) -> tuple[Mapping[str, Any], bool]:

@@ -14,21 +14,21 @@ import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from common.errors import LoadsplitError
+from common.errors import DependencyUnavailable, LoadsplitError
 from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
+from heavy.settings import LEASE_SECONDS
 from heavy.turns.log import TurnLog
 from heavy.turns.stores import DatabaseUnavailable, TurnStore
 
-LEASE_SECONDS = 10.0
-RENEW_SECONDS = 3.0
 log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class OwnedTurn:
     """A turn that waits or runs here. `cancelled` says that its end was asked for, with the reason; only a `running` one is interrupted
-    for it, a waiting one looks. `error` is what a reader is told when this node could not bring the turn to its end."""
+    for it, a waiting one looks. `leaving` asks it to stop at the end of a step. `error` is what a reader is told when this node could not
+    bring the turn to its end."""
 
     tenant: str
     session_id: str
@@ -37,6 +37,7 @@ class OwnedTurn:
     task: asyncio.Task[None] | None = None
     seq: int = 0
     running: bool = False
+    leaving: bool = False
     cancelled: str | None = None
     lost: bool = False
     error: LoadsplitError | None = None
@@ -44,9 +45,11 @@ class OwnedTurn:
 
 
 class TurnOwner:
-    """Registry of the turns of one process. `name` is unique among all processes and stands in the lease."""
+    """Registry of the turns of one process. `name` is unique among all processes and stands in the lease, which is renewed four times
+    before it runs out."""
 
-    def __init__(self, turns: TurnStore, hotstore: HotStore) -> None:
+    def __init__(self, turns: TurnStore, hotstore: HotStore, lease_seconds: float = LEASE_SECONDS) -> None:
+        self.lease_seconds = lease_seconds
         self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self._turns = turns
         self._hotstore = hotstore
@@ -59,6 +62,10 @@ class TurnOwner:
     def get(self, turn_id: str) -> OwnedTurn | None:
         """The turn, if it is here."""
         return self._owned.get(turn_id)
+
+    def all(self) -> list[OwnedTurn]:
+        """Every turn that is here."""
+        return list(self._owned.values())
 
     def add(self, turn: OwnedTurn) -> None:
         """Takes charge of a turn's lease. An earlier attempt that still runs here (this process was frozen, and took over its own turn)
@@ -89,7 +96,7 @@ class TurnOwner:
         """Asks whichever process has the turn."""
         if not self.cancel(turn_id, reason):
             with contextlib.suppress(HotStoreUnavailable):  # the flag in the database is the safety net
-                await self._hotstore.publish(keys.CANCELS, turn_id.encode())
+                await self._hotstore.publish(keys.CANCELS, f"{turn_id} {reason}".encode())
 
     @contextlib.asynccontextmanager
     async def waiting(self, turn: OwnedTurn) -> AsyncIterator[None]:
@@ -115,15 +122,23 @@ class TurnOwner:
             with contextlib.suppress(HotStoreUnavailable):  # waiters also look for themselves every second
                 await self._hotstore.publish(keys.TURN_ENDS, f"{turn.tenant}/{turn.session_id}".encode())
 
+    async def release(self, turn: OwnedTurn) -> None:
+        """Gives a turn up that has not ended, for another node to go on with it at once. Never raises: its lease runs out anyway."""
+        try:
+            await self._turns.release(self.name, [turn.turn_id])
+            await self._hotstore.publish(keys.LEFT, b"")
+        except DependencyUnavailable as e:
+            log.warning("turn %s is left to its lease: %s", turn.turn_id, e.detail)
+
     async def keep_leases(self) -> None:
         """Renews all leases of this process until cancelled; a turn whose lease was lost is stopped."""
         while True:
-            await asyncio.sleep(RENEW_SECONDS)
+            await asyncio.sleep(self.lease_seconds / 4)
             ids = list(self._owned)
             if not ids:
                 continue
             try:
-                held = set(await self._turns.renew(self.name, ids, lease_seconds=LEASE_SECONDS))
+                held = set(await self._turns.renew(self.name, ids, lease_seconds=self.lease_seconds))
                 asked = await self._turns.cancel_requests(self.name)
             except DatabaseUnavailable as e:
                 log.warning("leases not renewed: %s", e.detail)
@@ -132,8 +147,8 @@ class TurnOwner:
                 turn = self._owned.get(turn_id)
                 if turn_id not in held and turn is not None:
                     self._lose(turn)
-            for turn_id in asked:  # the request itself may have been missed
-                self.cancel(turn_id, "cancelled")
+            for turn_id, reason in asked.items():  # the request itself may have been missed
+                self.cancel(turn_id, reason)
 
     async def listen(self) -> None:
         """Obeys cancel requests and wake-ups of other replicas until cancelled."""
@@ -145,7 +160,8 @@ class TurnOwner:
         async with self._hotstore.subscribe(channel) as messages:
             async for message in messages:
                 if channel == keys.CANCELS:
-                    self.cancel(message.decode(), "cancelled")
+                    turn_id, _, reason = message.decode().partition(" ")
+                    self.cancel(turn_id, reason or "cancelled")
                 else:
                     tenant, _, session_id = message.decode().partition("/")
                     self._wake(tenant, session_id)

@@ -14,6 +14,7 @@ from heavy.llm.types import Message
 from heavy.turns.states import TurnState
 
 TimerKind = Literal["timer", "handoff"]
+WhenBusy = Literal["enqueue", "reject", "merge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,8 @@ class NewTurn:
     """A turn to accept. `request` and `plan` are JSON objects that are only stored and read back.
 
     `user_message` becomes message 0, by `author` where that is not the user; None for a turn that nobody's words begin. With `after_seq`
-    the turn is accepted only when that is the last turn of its session and none is active.
+    the turn is accepted only when that is the last turn of its session and none is active. `when_busy` is what to do where the session has
+    an active turn: wait for it, give up, or become part of the last turn that waits, if that one merges, too.
     """
 
     tenant: str
@@ -61,12 +63,14 @@ class NewTurn:
     plan: Mapping[str, Any] | None = None
     author: str | None = None
     after_seq: int | None = None
+    when_busy: WhenBusy = "enqueue"
 
 
 @dataclass(frozen=True, slots=True)
 class TurnRow:
     """A turn. `reply` is the whole /query reply when done, `error` the problem when failed, `approval` what a person has to decide or has
-    decided (heavy.turns.approval), `decision` the chosen action once something of it is committed (heavy.turns.decide): JSON objects."""
+    decided (heavy.turns.approval), `decision` the chosen action once something of it is committed (heavy.turns.decide): JSON objects.
+    `tries` counts how often it was put off (`postpone`), `not_before` is when it may begin again; `error` of such a turn is why."""
 
     tenant: str
     session_id: str
@@ -89,6 +93,9 @@ class TurnRow:
     finished_at: float | None
     approval: Mapping[str, Any] | None = None
     decision: Mapping[str, Any] | None = None
+    tries: int = 0
+    not_before: float = 0.0
+    cancel_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
 """One attempt at a turn: load, greet, decide, act, commit. It ends in exactly one of `go`, `fail` and `cancel`; `go` may pause it instead,
-for a person to approve a call, and a later attempt goes on.
+for a person to approve a call, `fail` may put it off, where it is a task's, and a later attempt goes on.
 
 The final message is by construction the concatenation of the text deltas that were emitted. Nothing is told to the reader as complete
 before the database has it.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -30,6 +31,7 @@ from heavy.actions.compiled import CompiledWorkflow
 from heavy.actions.context import ActionContext, ActionResult, Knowledge
 from heavy.actions.dispatch import act
 from heavy.actions.knowledge import start_knowledge
+from heavy.agent.calls import unanswered
 from heavy.agent.mcp_tools import McpTools
 from heavy.agent.said import SEPARATOR, said_before, shown_parts
 from heavy.agent.steps import Delta, Routed, Step, ToolEnded, ToolStarted
@@ -37,13 +39,17 @@ from heavy.llm.types import Gateway, LLMCallFailed, Message
 from heavy.turns import approval, window
 from heavy.turns.aftermath import aftermath
 from heavy.turns.decide import Decision, asks_model, decide
+from heavy.turns.doubt import doubtful
 from heavy.turns.gates import Gates
 from heavy.turns.learning import Learner
-from heavy.turns.log import TurnLog
 from heavy.turns.notes import tell
+from heavy.turns.owner import OwnedTurn
 from heavy.turns.rows import Fence, Finish, SessionRow, TurnRow
+from heavy.turns.states import TurnState
 from heavy.turns.stores import Stores
+from heavy.turns.telling import Telling
 
+FIRST_PAUSE, LONGEST_PAUSE = 2.0, 300.0  # seconds before a task's turn is tried again
 log = logging.getLogger(__name__)
 
 
@@ -60,18 +66,23 @@ class RunParts:
     mcp: Mapping[str, McpTools] = field(default_factory=dict)
 
 
+class LeftBehind(Exception):
+    """This process ends: the turn stands at the end of a step, from which another node goes on."""
+
+
 class Run:
     """A claimed turn on its way to its end. `state` is how it ended."""
 
-    def __init__(self, parts: RunParts, agent: CompiledWorkflow, session: SessionRow, row: TurnRow, events: TurnLog) -> None:
-        self.state: Literal["done", "failed", "cancelled", "awaiting_approval"] = "done"
+    def __init__(self, parts: RunParts, agent: CompiledWorkflow, session: SessionRow, row: TurnRow, turn: OwnedTurn) -> None:
+        self.state: TurnState = "done"
         self.deadline: float | None = row.request.get("deadline")
         self.agent_id = row.agent_id
         self._parts = parts
         self._agent = agent
         self._session = session
         self._row = row
-        self._events = events
+        self._turn = turn
+        self._told = Telling(turn.events)
         self._fence = Fence(row.tenant, row.session_id, row.turn_id, row.attempt)
         self._plan = Plan(**row.plan) if row.plan else None
         self._message: str = row.request["message"]
@@ -80,7 +91,7 @@ class Run:
         self._history: list[Message] = []
         self._transcript: list[Message] = [Message("user", self._message)] if self._message else []
         self._usage = Usage()
-        self._said: list[str] = []
+        self._doubtful: frozenset[str] = frozenset()
         self._route: Route | None = None
         self._unstored: Decision | None = None  # what was decided, until the first step is committed
         self._shown: str | None = None  # on a later attempt: the answer's text that the log has already
@@ -92,11 +103,10 @@ class Run:
             stored = await parts.stores.turns.turn_messages(row.tenant, row.turn_id)
             self._transcript = [s.message for s in stored] or self._transcript
             self._usage = row.usage
-            text = self._events.text()
-            self._said = [text] if text else []
-            self._shown = text.removeprefix(f"{self._agent.workflow.greeting}\n\n")
+            self._doubtful = doubtful(row, self._transcript)
+            self._shown = self._told.take_up().removeprefix(f"{self._agent.workflow.greeting}\n\n")
         self._history = await window.load(peeked, parts.stores.sessions, row.tenant, row.session_id, row.seq)
-        self._emit_once("start", {"turn_id": row.turn_id, "session_id": row.session_id, "config_hash": self._agent.workflow.config_hash})
+        self._told.once("start", {"turn_id": row.turn_id, "session_id": row.session_id, "config_hash": self._agent.workflow.config_hash})
         if self._timer is not None:
             return await self._fire(self._timer)
         if self._session.status == "transferred" and row.approval is None:
@@ -104,9 +114,9 @@ class Run:
             return await self._end(Route("heavy", "system", None, "conversation"), muted)
         if is_salutation(self._message) and (self._needs_greeting() or self._greeted_before()):
             route, greeting = Route("heavy", "greeting", None, "rule"), self._agent.workflow.greeting or ""
-            self._emit_once("route", route)
-            if not self._said:
-                self._say(greeting)
+            self._told.once("route", route)
+            if not self._told.text:
+                self._told.say(greeting)
             return await self._end(route, ActionResult.said(greeting))
         async with self._knowledge() as knowledge:
             decision = await self._decide()
@@ -120,11 +130,11 @@ class Run:
 
     def _open(self, route: Route) -> None:
         """Tells the route, once it is known, and greets. A later attempt keeps the route that was told."""
-        told = _logged_route(self._events)
+        told = self._told.route()
         self._route = route if told is None else Route(**told)
-        self._emit_once("route", route)
+        self._told.once("route", route)
         if self._needs_greeting() and not self._agent.is_silent(route.action_type, route.action_target):
-            self._say((self._agent.workflow.greeting or "") + "\n\n")
+            self._told.say((self._agent.workflow.greeting or "") + "\n\n")
 
     @contextlib.asynccontextmanager
     async def _knowledge(self) -> AsyncIterator[Knowledge | None]:
@@ -145,24 +155,29 @@ class Run:
         """A timer's turn: its message, or its action; where it has both, its message stands for the action's own words."""
         spoken, kind = timer["message"], timer["action_type"]
         decision = Decision(kind, timer["action_target"])
-        self._emit_once("route", decision.route)
+        self._told.once("route", decision.route)
         if kind == "message":
             session = self._session
             result = ActionResult.said(spoken, session_status=session.status, current_skill=session.current_skill)
         else:
+            self._unstored = decision
             result = await self._act(decision, aloud=not spoken)
         if spoken and result.reason != "awaiting_approval":
-            if not self._said:
-                self._say(spoken)
+            if not self._told.text:
+                self._told.say(spoken)
             result = replace(result, text=spoken, messages=(Message("assistant", spoken),))
         return await self._end(decision.route, result)
 
     async def fail(self, error: LoadsplitError, request_id: str) -> bool:
-        """Ends the turn with an error: what was said stays in the history, the session stays usable."""
-        self.state = "failed"
+        """Ends the turn with an error: what was said stays in the history, the session stays usable. A task's turn is put off instead, as
+        long as another attempt may help."""
         if isinstance(error, LLMCallFailed) and error.usage is not None:
             self._usage.add(error.usage)
         document = problem(error, request_id)
+        task = self._row.request.get("task")
+        if task and error.retryable and self._row.tries + 1 < task["max_attempts"]:
+            return await self._postpone(document, error.retry_after or 0.0)
+        self.state = "failed"
         return await self._finish("failed", error=document, event=Event("error", document))
 
     async def cancel(self, reason: str) -> bool:
@@ -173,7 +188,7 @@ class Run:
     async def _decide(self) -> Decision:
         if self._row.decision is not None:
             return Decision.of_json(self._row.decision)
-        told = _logged_route(self._events)
+        told = self._told.route()
         if told is not None and told["matched_by"] != "llm":  # an intent's parameters are not in the log: match again
             groups = self._plan.groups if self._plan else {}
             return Decision(told["action_type"], told["action_target"], told["matched_by"], told["pattern"], groups=groups)
@@ -215,6 +230,7 @@ class Run:
             shown=self._shown,
             decisions=approval.decisions(row.approval),
             spent=row.usage,
+            doubtful=self._doubtful,
             began=row.started_at if row.approval is None else None,  # the time that persons took does not count
             handed_back=self._session.handoff.get("summary"),
             mcp=parts.mcp.get(self.agent_id),
@@ -226,17 +242,13 @@ class Run:
         async with contextlib.aclosing(act(context, decision.intent)) as items:
             async for item in items:
                 if isinstance(item, Delta):
-                    self._say(item.text if aloud else "")
+                    self._told.say(item.text if aloud else "")
                 elif isinstance(item, Step):
                     await self._commit(item)
                 elif isinstance(item, Routed):
                     self._open(Route("heavy", item.kind, item.target, decision.matched_by))
-                elif isinstance(item, ToolStarted):
-                    call = item.call
-                    self._events.emit(Event("tool_call", {"call_id": call.id, "name": call.name, "arguments": item.arguments}))
-                elif isinstance(item, ToolEnded):
-                    done = {"call_id": item.call.id, "name": item.call.name, "ok": item.ok}
-                    self._events.emit(Event("tool_result", {**done, "result": item.result, "duration_ms": item.duration_ms}))
+                elif isinstance(item, ToolStarted | ToolEnded):
+                    self._told.tool(item)
                 else:
                     result = item
         return result or ActionResult("")
@@ -252,13 +264,15 @@ class Run:
             decision=decision.as_json() if decision else None,
         )
         self._transcript.extend(step.messages)
+        if self._turn.leaving and not unanswered(self._transcript):
+            raise LeftBehind
 
     async def _end(self, route: Route, result: ActionResult) -> bool:
-        self._emit_once("route", route)
+        self._told.once("route", route)
         self._usage.add(result.usage)
         if result.reason == "awaiting_approval":
             return await self._pause(route, result)
-        reply = self._reply(route, "".join(self._said), result.status)
+        reply = self._reply(route, self._told.text, result.status)
         return await self._finish("done", reply=reply, result=result, event=Event("complete", reply))
 
     def _reply(self, route: Route, message: str, status: Status) -> Reply:
@@ -268,10 +282,10 @@ class Run:
     async def _pause(self, route: Route, result: ActionResult) -> bool:
         """Leaves the turn to whoever decides on its calls. A caller that waits for a reply is told what is asked."""
         self.state = "awaiting_approval"
-        await self._events.flush()  # the attempt that goes on, wherever that is, begins with all of them
-        row, asked = self._row, approval.ask(result.held, row_approval=self._row.approval)
+        await self._turn.events.flush()  # the attempt that goes on, wherever that is, begins with all of them
+        row, asked = self._row, approval.ask(result.held, attempt=self._row.attempt, row_approval=self._row.approval)
         question = approval.question(self._agent.workflow, asked, self._message)
-        reply = self._reply(route, SEPARATOR.join([*filter(None, ["".join(self._said)]), question]), "queued")
+        reply = self._reply(route, SEPARATOR.join([*filter(None, [self._told.text]), question]), "queued")
         told = {"turn_id": row.turn_id, "calls": asked["calls"]}
         after = await self._parts.stores.turns.pause(
             self._fence,
@@ -282,9 +296,21 @@ class Run:
             reply=_json(reply),
             events=[approval.asked_event(row, asked)],
         )
-        self._events.committed = True
+        self._turn.events.committed = True
         await asyncio.gather(self._parts.gates.show(after), tell(self._parts.hotstore, row.tenant, row.session_id))
-        self._events.emit(Event(AWAITING_APPROVAL, {**told, "message": question}), keep=keys.PAUSED_TTL)
+        self._turn.events.emit(Event(AWAITING_APPROVAL, {**told, "message": question}), keep=keys.PAUSED_TTL)
+        return after.active > 0
+
+    async def _postpone(self, error: dict[str, Any], retry_after: float) -> bool:
+        """Leaves the turn to a later attempt, which goes on from the last committed step."""
+        self.state = "accepted"
+        tries = self._row.tries
+        delay = max(retry_after, min(LONGEST_PAUSE, FIRST_PAUSE * 2**tries) * random.uniform(0.75, 1.25))
+        await self._turn.events.flush()
+        after = await self._parts.stores.turns.postpone(
+            self._fence, first_idx=len(self._transcript), messages=(), usage=self._usage, error=error, delay_seconds=delay
+        )
+        self._turn.events.committed = True
         return after.active > 0
 
     async def _finish(
@@ -299,8 +325,8 @@ class Run:
         session = self._session
         if result is None:  # a turn that did not come to its end leaves the session as it was, with what the user saw
             result = ActionResult.said(self._not_committed(), session_status=session.status, current_skill=session.current_skill)
-        then = aftermath(self._agent, session, self._row, result, "".join(self._said))
-        greeting = self._greeting if self._said or session.greeting == self._greeting else session.greeting
+        then = aftermath(self._agent, session, self._row, result, self._told.text)
+        greeting = self._greeting if self._told.text or session.greeting == self._greeting else session.greeting
         after = await self._parts.stores.turns.finish(
             self._fence,
             Finish(
@@ -320,11 +346,11 @@ class Run:
                 timers=then.timers,
             ),
         )
-        self._events.committed = True
+        self._turn.events.committed = True
         await self._warm(after, [*self._history, *self._transcript, *result.messages])
         if then.events:
             await tell(self._parts.hotstore, self._row.tenant, self._row.session_id)
-        self._events.emit(event)
+        self._turn.events.emit(event)
         return after.active > 0
 
     async def _warm(self, session: SessionRow, messages: Sequence[Message]) -> None:
@@ -335,7 +361,7 @@ class Run:
 
     def _not_committed(self) -> str:
         """What the user saw that stands in no committed message of the assistant: a greeting before an answer never does."""
-        seen = "".join(self._said)
+        seen = self._told.text
         if len(seen) > len(greeting := f"{self._agent.workflow.greeting}\n\n"):
             seen = seen.removeprefix(greeting)
         committed = SEPARATOR.join(said_before(self._transcript))
@@ -344,32 +370,13 @@ class Run:
 
     def _greeted_before(self) -> bool:
         """Whether an earlier attempt has shown the greeting as the whole answer."""
-        told = _logged_route(self._events)
+        told = self._told.route()
         return told is not None and told["action_type"] == "greeting"
 
     def _needs_greeting(self) -> bool:
         """A closed session that a message opens again is greeted like a new one."""
         greeted = self._session.greeting == self._greeting and self._session.status != "closed"
-        return bool(self._greeting) and not greeted and not self._said
-
-    def _say(self, text: str) -> None:
-        if text:
-            self._said.append(text)
-            self._events.emit(Event("text", {"delta": text}))
-
-    def _emit_once(self, event_type: str, data: object) -> None:
-        """`start` and `route` stand once in a log, also when a second attempt goes on with it."""
-        mark = b'{"type":"' + event_type.encode() + b'"'
-        if not any(line.startswith(mark) for line in self._events.lines[:2]):
-            self._events.emit(Event(event_type, data))
-
-
-def _logged_route(events: TurnLog) -> dict[str, Any] | None:
-    for line in events.lines[:2]:
-        doc = orjson.loads(line)
-        if doc["type"] == "route":
-            return doc["data"]
-    return None
+        return bool(self._greeting) and not greeted and not self._told.text
 
 
 def _patched(profile: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:

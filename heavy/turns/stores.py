@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from common.contracts.journal import JournalEntry
 from common.contracts.query import Usage
-from common.errors import DependencyUnavailable, LoadsplitError
+from common.errors import DependencyUnavailable, LoadsplitError, SessionBusy
 from heavy.llm.types import Message
 from heavy.turns.learned_routes import LearnedStore
 from heavy.turns.rows import (
@@ -43,6 +43,10 @@ class Outrun(LoadsplitError):
     """The session has gone on since: what was to follow its last turn has no place any more."""
 
     code, status, title, retryable = "session_busy", 409, "The session has gone on", False
+
+
+class Busy(SessionBusy):
+    """The session has an active turn and the caller asked not to wait; `extra["turn_id"]` names it."""
 
 
 class DatabaseUnavailable(DependencyUnavailable):
@@ -92,8 +96,9 @@ class TurnStore(Protocol):
 
     async def accept(self, turn: NewTurn, *, owner: str, lease_seconds: float) -> Accepted:
         """Creates the session if needed, the turn with the next seq and its message 0; claims it (running, attempt 1) when no other turn
-        of the session is active, else it waits. An existing session of another agent is an InvalidRequest. Repeating it with the
-        same turn id changes nothing and returns what is there. Raises Outrun when `after_seq` does not hold."""
+        of the session is active, else it does what `when_busy` says. An existing session of another agent is an InvalidRequest.
+        Repeating it with the same turn id changes nothing and returns what is there; of a message that became part of another turn, that
+        turn. Raises Outrun when `after_seq` does not hold, Busy for `reject`."""
 
     async def claim(self, tenant: str, turn_id: str, *, owner: str, lease_seconds: float) -> TurnRow | None:
         """Makes a waiting turn running if it is the first active one of its session and no other one runs; None when it is not its time
@@ -102,11 +107,14 @@ class TurnStore(Protocol):
     async def take_over(self, *, owner: str, lease_seconds: float, limit: int) -> Sequence[TurnRow]:
         """Claims active turns whose lease has run out and which are first in their session: attempt + 1, running, this owner."""
 
+    async def release(self, owner: str, turn_ids: Sequence[str]) -> None:
+        """Gives up the leases that this owner holds on these turns: any node may take them over at once."""
+
     async def renew(self, owner: str, turn_ids: Sequence[str], *, lease_seconds: float) -> Sequence[str]:
         """Prolongs the leases that this owner still holds on these turns, running or waiting; returns their ids. One statement for all."""
 
-    async def cancel_requests(self, owner: str) -> Sequence[str]:
-        """The ids of this owner's running turns whose end was asked for."""
+    async def cancel_requests(self, owner: str) -> Mapping[str, str]:
+        """This owner's running turns whose end was asked for, by id, with the reason."""
 
     async def step(
         self, fence: Fence, *, first_idx: int, messages: Sequence[Message], usage: Usage, decision: Mapping[str, Any] | None = None
@@ -131,6 +139,18 @@ class TurnStore(Protocol):
         """A running turn awaits an approval: it has no owner and is not active any more. `reply` is what the caller is told for now.
         Raises LeaseLost when the fence does not hold."""
 
+    async def postpone(
+        self, fence: Fence, *, first_idx: int, messages: Sequence[Message], usage: Usage, error: Mapping[str, Any], delay_seconds: float
+    ) -> SessionRow:
+        """A running turn becomes accepted again, to begin no earlier than in `delay_seconds`, with one try more: it has no owner and is not
+        active any more. Raises LeaseLost when the fence does not hold."""
+
+    async def reopen(self, tenant: str, turn_id: str, *, owner: str, lease_seconds: float) -> Accepted | None:
+        """An accepted turn whose time has come waits (active again, leased to `owner`); None when there is no such turn."""
+
+    async def busy(self, tenant: str, session_id: str) -> TurnRow | None:
+        """The session's running turn, else the first one that waits; None when none is active."""
+
     async def awaiting(self, tenant: str, session_id: str) -> Sequence[TurnRow]:
         """The turns of a session that await an approval, the oldest first."""
 
@@ -149,13 +169,22 @@ class TurnStore(Protocol):
         """Stores a decision on a turn that awaits one, if its approval is still `before`; else None. With `resume` the turn becomes waiting
         (active again, leased to `owner`), and its session gets the events."""
 
-    async def cancel(self, tenant: str, turn_id: str, *, reply: Mapping[str, Any] | None = None) -> TurnRow | None:
-        """A waiting turn, or one that awaits an approval, becomes cancelled; a running one gets cancel_requested (its owner ends it);
-        an ended one stays as it is.
+    async def cancel(
+        self, tenant: str, turn_id: str, *, reply: Mapping[str, Any] | None = None, reason: str = "cancelled"
+    ) -> TurnRow | None:
+        """A waiting or accepted turn, or one that awaits an approval, becomes cancelled; a running one gets cancel_requested (its owner
+        ends it, with the first reason); an ended one stays as it is.
         Returns the turn as it is afterwards, None when unknown."""
 
     async def get(self, tenant: str, turn_id: str) -> TurnRow | None:
         """The turn, None when unknown to this tenant."""
+
+    async def known(self, tenant: str, session_id: str, ids: Sequence[str]) -> tuple[TurnRow, str | None] | None:
+        """The turn of one of these ids, or the one of the session that has one of them for a further name; with the fingerprint of the
+        request that came under it. None when there is none."""
+
+    async def name(self, tenant: str, session_id: str, alias: str, turn_id: str, fingerprint: str | None) -> None:
+        """Gives a turn of the session a further name. Repeating it changes nothing."""
 
     async def turn_messages(self, tenant: str, turn_id: str) -> Sequence[StoredMessage]:
         """All messages of one turn in order: the transcript from which an attempt goes on."""

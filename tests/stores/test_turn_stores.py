@@ -178,7 +178,7 @@ async def test_an_owner_finds_the_running_turns_that_are_to_be_cancelled(stores:
     assert not (await accept(stores, "t_1")).new_turn
     for turn_id in ("t_1", "t_2", "t_4"):
         await stores.turns.cancel("acme", turn_id)
-    assert await stores.turns.cancel_requests("a") == ["t_1"]
+    assert await stores.turns.cancel_requests("a") == {"t_1": "cancelled"}
 
 
 async def test_cancelling_a_waiting_turn_ends_it_and_lets_the_next_one_run(stores: Stores) -> None:

@@ -20,6 +20,7 @@ from heavy.streaming import TurnReader
 from heavy.turns.agents import Agents
 from heavy.turns.gates import Gates
 from heavy.turns.life import Turns
+from heavy.turns.lives import Lives
 from heavy.turns.owner import OwnedTurn, TurnOwner
 from heavy.turns.rows import TurnRow
 from heavy.turns.run import RunParts
@@ -60,22 +61,16 @@ class Node:
         self.mover = JournalMover(stores.turns, hotstore, metrics, self.owner.name)
         self.reader = TurnReader(stores.turns, hotstore, self.owner)
         workflows = {"shop": load_text(WORKFLOW), "other": load_text(OTHER)}
-        self.turns = Turns(
-            stores=stores,
-            hotstore=hotstore,
-            owner=self.owner,
-            agents=Agents(workflows),
-            parts=RunParts(stores, hotstore, self.gateway, caller, Gates(hotstore, stores.sessions)),
-            settle=self.mover.settle,
-            metrics=metrics,
-            max_inflight=max_inflight,
-        )
+        agents, parts = Agents(workflows), RunParts(stores, hotstore, self.gateway, caller, Gates(hotstore, stores.sessions))
+        shared: dict[str, Any] = {"stores": stores, "hotstore": hotstore, "owner": self.owner, "agents": agents}
+        lives = Lives(**shared, parts=parts, metrics=metrics)
+        self.turns = Turns(**shared, lives=lives, settle=self.mover.settle, max_inflight=max_inflight)
 
     async def say(self, turn_id: str, message: str = "hello there friend", session: str = "s1", **more: Any) -> OwnedTurn | TurnRow:
         """Submits a message for the skill."""
         agent = more.pop("agent_id", "shop")
         options = {"tenant": "acme", "plan": TALK, "deadline": None, "streaming": True, "request_id": "r1", **more}
-        return await self.turns.submit(Query(message, session, "u1", agent), turn_id=turn_id, **options)
+        return (await self.turns.submit(Query(message, session, "u1", agent), turn_id=turn_id, **options)).turn
 
     async def row(self, turn_id: str) -> TurnRow:
         """The turn in the database."""

@@ -28,7 +28,8 @@ class Split:
 
 @contextmanager
 def split_of(config: Path, folder: Path, env: Mapping[str, str], replicas: int = 2) -> Iterator[Split]:
-    """Starts a split over a workflow file or a directory of them."""
+    """Starts a split over a workflow file or a directory of them. A dead replica's turns are taken over after three seconds."""
+    env = {"LOADSPLIT_LEASE_SECONDS": "3", **env}
     with ExitStack() as stack:
         heavy = [role("heavy", config, folder, env) for _ in range(replicas)]
         lightweight = role("lightweight", config, folder, {**env, "LOADSPLIT_HEAVY_URL": heavy[0].url})

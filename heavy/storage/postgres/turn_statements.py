@@ -10,15 +10,16 @@ GET = "SELECT * FROM turns WHERE tenant = $1 AND turn_id = $2"
 _NEW_TURN = """
 t AS (
     INSERT INTO turns (tenant, session_id, seq, turn_id, agent_id, state, attempt, owner, lease_until, config_hash, request, plan,
-        created_at, started_at, asked)
+        created_at, started_at, asked, merges)
     SELECT $1, $2, turn_seq, $3, $4, CASE WHEN active = 1 THEN 'running' ELSE 'waiting' END, CASE WHEN active = 1 THEN 1 ELSE 0 END,
-        $7, updated_at + $8, $6, $9, $10, updated_at, CASE WHEN active = 1 THEN updated_at END, $12
+        $7, updated_at + $8, $6, $9, $10, updated_at, CASE WHEN active = 1 THEN updated_at END, $12, $13 = 'merge'
     FROM s),
 m AS (INSERT INTO messages SELECT $1, $2, turn_seq, 0, $3, $11, updated_at FROM s WHERE $12 = 1)
 SELECT * FROM s
 """
 
-# $1 tenant, $2 session, $3 turn, $4 agent, $5 user, $6 config hash, $7 owner, $8 lease, $9 request, $10 plan, $11 message 0, $12 asked
+# $1 tenant, $2 session, $3 turn, $4 agent, $5 user, $6 config hash, $7 owner, $8 lease, $9 request, $10 plan, $11 message 0, $12 asked,
+# $13 what to do when the session is busy
 ACCEPT = f"""
 WITH clock AS (SELECT extract(epoch FROM clock_timestamp())::float8 AS now),
 s AS (
@@ -29,20 +30,49 @@ s AS (
     ON CONFLICT (tenant, session_id) DO UPDATE SET
         turn_seq = old.turn_seq + 1, active = old.active + 1, message_count = old.message_count + excluded.message_count,
         user_id = COALESCE(old.user_id, excluded.user_id), updated_at = excluded.updated_at
-    WHERE old.agent_id = excluded.agent_id
+    WHERE old.agent_id = excluded.agent_id AND ($13::text <> 'reject' OR old.active = 0)
     RETURNING *),
 {_NEW_TURN}"""
 
-# As ACCEPT, then $13: the turn that must be the session's last one. The condition is read under the lock on the session's row.
+# As ACCEPT, then $14: the turn that must be the session's last one. The condition is read under the lock on the session's row.
 FOLLOW = f"""
 WITH clock AS (SELECT extract(epoch FROM clock_timestamp())::float8 AS now),
 s AS (
     UPDATE sessions SET turn_seq = turn_seq + 1, active = 1, message_count = message_count + $12::smallint,
         user_id = COALESCE(user_id, $5), updated_at = now
-    FROM clock WHERE tenant = $1 AND session_id = $2 AND agent_id = $4 AND turn_seq = $13 AND active = 0
+    FROM clock WHERE tenant = $1 AND session_id = $2 AND agent_id = $4 AND turn_seq = $14 AND active = 0
         AND NOT EXISTS (SELECT 1 FROM turns WHERE tenant = $1 AND turn_id = $3)
     RETURNING sessions.*),
 {_NEW_TURN}"""
+
+# The last active turn of a session, if a message may become part of it. Both rows are locked, so that it is not claimed meanwhile.
+MERGEABLE = """
+SELECT t.* FROM turns t JOIN sessions s USING (tenant, session_id)
+WHERE t.tenant = $1 AND t.session_id = $2 AND t.state IN ('waiting', 'running') AND t.agent_id = $3
+ORDER BY t.seq DESC LIMIT 1 FOR UPDATE OF t, s
+"""
+
+# $1 tenant, $2 session, $3 turn, $4 alias, $5 request, $6 plan, $7 message 0, $8 fingerprint
+MERGE = """
+WITH t AS (UPDATE turns SET request = $5, plan = $6 WHERE tenant = $1 AND turn_id = $3 RETURNING turns.*),
+a AS (INSERT INTO turn_aliases VALUES ($1, $2, $4, $3, $8)),
+m AS (UPDATE messages m SET content = $7 FROM t WHERE m.tenant = $1 AND m.session_id = $2 AND m.turn_seq = t.seq AND m.idx = 0)
+SELECT * FROM t
+"""
+
+ALIAS = """
+SELECT t.* FROM turn_aliases a JOIN turns t USING (tenant, turn_id) WHERE a.tenant = $1 AND a.session_id = $2 AND a.alias = $3
+"""
+
+NAME = "INSERT INTO turn_aliases VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING"
+
+KNOWN = """
+SELECT t.*, NULL AS fingerprint, false AS alias FROM turns t WHERE t.tenant = $1 AND t.turn_id = ANY($3::text[])
+UNION ALL
+SELECT t.*, a.fingerprint, true FROM turn_aliases a JOIN turns t USING (tenant, turn_id)
+WHERE a.tenant = $1 AND a.session_id = $2 AND a.alias = ANY($3::text[])
+LIMIT 1
+"""
 
 # A waiting turn's time has come when no earlier one is active and no other one runs: a turn that was resumed may be earlier than that.
 _ITS_TIME = """NOT EXISTS (
@@ -77,12 +107,25 @@ WHERE t.tenant = f.tenant AND t.session_id = f.session_id AND t.seq = f.seq AND 
 RETURNING t.*
 """
 
+# A turn that is just being written is passed over: its owner lives, and a renewal that waited for it would hold up all others. It counts
+# as held, as it does in the snapshot.
 RENEW = """
-UPDATE turns SET lease_until = extract(epoch FROM now())::float8 + $3
-WHERE owner = $1 AND turn_id = ANY($2::text[]) AND state IN ('waiting', 'running') RETURNING turn_id
+WITH free AS (
+    SELECT tenant, session_id, seq FROM turns
+    WHERE owner = $1 AND turn_id = ANY($2::text[]) AND state IN ('waiting', 'running') FOR UPDATE SKIP LOCKED),
+renewed AS (
+    UPDATE turns t SET lease_until = extract(epoch FROM now())::float8 + $3
+    FROM free f WHERE t.tenant = f.tenant AND t.session_id = f.session_id AND t.seq = f.seq)
+SELECT turn_id FROM turns WHERE owner = $1 AND turn_id = ANY($2::text[]) AND state IN ('waiting', 'running')
 """
 
-CANCEL_REQUESTS = "SELECT turn_id FROM turns WHERE owner = $1 AND state = 'running' AND cancel_requested"
+RELEASE = "UPDATE turns SET lease_until = 0 WHERE owner = $1 AND turn_id = ANY($2::text[]) AND state IN ('waiting', 'running')"
+
+CANCEL_REQUESTS = "SELECT turn_id, cancel_reason FROM turns WHERE owner = $1 AND state = 'running' AND cancel_requested"
+
+BUSY = """
+SELECT * FROM turns WHERE tenant = $1 AND session_id = $2 AND state IN ('waiting', 'running') ORDER BY state = 'running' DESC, seq LIMIT 1
+"""
 
 # $1 tenant, $2 turn id, $3 attempt, $4-$8 usage, $9 first index, $10 messages
 STEP = """
@@ -169,6 +212,34 @@ s AS (
 SELECT * FROM s
 """
 
+# As STEP, then $11 error, $12 delay
+POSTPONE = f"""
+WITH clock AS (SELECT extract(epoch FROM now())::float8 AS now),
+t AS (
+    UPDATE turns SET state = 'accepted', owner = NULL, lease_until = 0, error = $11, not_before = now + $12, tries = tries + 1,
+        llm_calls = $4, input_tokens = $5, cached_tokens = $6, output_tokens = $7, cost_usd = $8
+    FROM clock WHERE tenant = $1 AND turn_id = $2 AND attempt = $3 AND state = 'running' RETURNING session_id, seq),
+{_MESSAGES.strip()},
+s AS (
+    UPDATE sessions s SET active = active - 1, updated_at = now
+    FROM clock, t WHERE s.tenant = $1 AND s.session_id = t.session_id RETURNING s.*)
+SELECT * FROM s
+"""
+
+# $1 tenant, $2 turn id, $3 owner, $4 lease. A lead of a moment is granted: whoever asks has looked at its own clock.
+REOPEN = """
+WITH clock AS (SELECT extract(epoch FROM now())::float8 AS now),
+t AS (
+    UPDATE turns SET state = 'waiting', owner = $3, lease_until = now + $4
+    FROM clock WHERE tenant = $1 AND turn_id = $2 AND state = 'accepted' AND not_before <= now + 1 RETURNING turns.*)
+UPDATE sessions s SET active = active + 1, updated_at = now
+FROM clock, t WHERE s.tenant = t.tenant AND s.session_id = t.session_id RETURNING s.*
+"""
+REOPENED = """
+SELECT s.* FROM sessions s JOIN turns t USING (tenant, session_id)
+WHERE t.tenant = $1 AND t.turn_id = $2 AND t.owner = $3 AND t.state = 'waiting'
+"""
+
 AWAITING = "SELECT * FROM turns WHERE tenant = $1 AND session_id = $2 AND state = 'awaiting_approval' ORDER BY seq"
 
 # $1 tenant, $2 turn id, $3 approval before, $4 approval, $5 resume, $6 owner, $7 lease, $8 event types, $9 their data
@@ -193,13 +264,15 @@ WHERE t.tenant = $1 AND t.turn_id = $2 AND t.attempt = $3 AND t.state = $4
 CLAIMED = "SELECT * FROM turns WHERE tenant = $1 AND turn_id = $2 AND owner = $3 AND state = 'running'"
 DECIDED = "SELECT * FROM turns WHERE tenant = $1 AND turn_id = $2 AND approval = $3"
 
-# A turn that awaits an approval has no owner and is not counted as active. What the turn has cost and written is its session's.
+# What is accepted or awaits an approval has no owner and is not counted as active. What the turn has cost and written is its session's.
 CANCEL = """
 WITH clock AS (SELECT extract(epoch FROM now())::float8 AS now),
 t AS (
-    UPDATE turns SET cancel_requested = true, reply = CASE WHEN state = 'running' THEN reply ELSE $3 END,
-        finished_at = CASE WHEN state <> 'running' THEN now END, state = CASE WHEN state = 'running' THEN state ELSE 'cancelled' END
-    FROM clock WHERE tenant = $1 AND turn_id = $2 AND state IN ('waiting', 'running', 'awaiting_approval') RETURNING turns.*),
+    UPDATE turns SET cancel_requested = true, cancel_reason = COALESCE(cancel_reason, $4),
+        reply = CASE WHEN state = 'running' THEN reply ELSE $3 END, finished_at = CASE WHEN state <> 'running' THEN now END,
+        state = CASE WHEN state = 'running' THEN state ELSE 'cancelled' END
+    FROM clock WHERE tenant = $1 AND turn_id = $2 AND state IN ('accepted', 'waiting', 'running', 'awaiting_approval')
+    RETURNING turns.*),
 s AS (
     UPDATE sessions s SET active = active - CASE WHEN t.owner IS NULL THEN 0 ELSE 1 END, updated_at = now,
         message_count = message_count - t.asked + (SELECT count(*) FROM messages m

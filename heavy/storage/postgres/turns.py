@@ -24,6 +24,7 @@ from heavy.storage.postgres.sessions import Runner, either
 from heavy.storage.rows import (
     accepted_of,
     event_values,
+    known_of,
     message_json,
     opening_of,
     session_of,
@@ -34,8 +35,9 @@ from heavy.storage.rows import (
     turn_of,
     usage_values,
 )
+from heavy.turns import merging
 from heavy.turns.rows import Accepted, ArmTimer, Fence, Finish, NewTurn, SessionEvent, SessionRow, StoredMessage, TurnRow
-from heavy.turns.stores import LeaseLost, Outrun
+from heavy.turns.stores import Busy, LeaseLost, Outrun
 
 
 class PostgresTurns:
@@ -46,10 +48,12 @@ class PostgresTurns:
 
     async def accept(self, turn: NewTurn, *, owner: str, lease_seconds: float) -> Accepted:
         """Creates session, turn and message 0; `new_session` stays true when the first turn's accept is repeated."""
+        if turn.when_busy == "merge" and (joined := await self._join(turn)) is not None:
+            return joined
         opening = opening_of(turn)
         values = [
             turn.tenant, turn.session_id, turn.turn_id, turn.agent_id, text(turn.user_id), turn.config_hash,
-            owner, lease_seconds, to_json(turn.request), to_json(turn.plan), opening, 0 if opening is None else 1,
+            owner, lease_seconds, to_json(turn.request), to_json(turn.plan), opening, 0 if opening is None else 1, turn.when_busy,
         ]  # fmt: skip
         write = (sql.ACCEPT, *values) if turn.after_seq is None else (sql.FOLLOW, *values, turn.after_seq)
         tries = 0
@@ -78,7 +82,32 @@ class PostgresTurns:
             return Accepted(session_of(session), known, new_session=known.seq == 1)
         if turn.after_seq is not None and (session is None or session["agent_id"] == turn.agent_id):
             raise Outrun
+        if turn.when_busy == "reject" and session is not None and session["agent_id"] == turn.agent_id:
+            busy = await self.busy(turn.tenant, turn.session_id)
+            raise Busy("a turn of this session runs", turn_id=busy.turn_id if busy else None)
         raise InvalidRequest("the session belongs to another agent", field="agent_id")
+
+    async def _join(self, turn: NewTurn) -> Accepted | None:
+        """Makes the message part of the last turn that waits, if that one merges; None when there is none."""
+        place = (turn.tenant, turn.session_id)
+
+        async def join(connection: Any) -> tuple[Any, Any] | None:
+            async with connection.transaction():
+                last = await connection.fetchrow(sql.MERGEABLE, *place, turn.agent_id)
+                into = await connection.fetchrow(sql.ALIAS, *place, turn.turn_id)
+                if into is None:
+                    if last is None or last["state"] != "waiting" or not last["merges"]:
+                        return None
+                    if await connection.fetchrow(sql.GET, turn.tenant, turn.turn_id):
+                        return None
+                    request, plan = merging.join(turn_of(last), turn)
+                    message = message_json(Message("user", request["message"], author=turn.author))
+                    values = (last["turn_id"], turn.turn_id, to_json(request), to_json(plan), message, turn.request.get("fingerprint"))
+                    into = await connection.fetchrow(sql.MERGE, *place, *values)
+                return into, await connection.fetchrow(GET_SESSION, *place)
+
+        found = await self._database.run(join)
+        return Accepted(session_of(found[1]), turn_of(found[0]), new_session=False) if found else None
 
     async def claim(self, tenant: str, turn_id: str, *, owner: str, lease_seconds: float) -> TurnRow | None:
         """Makes a waiting turn running if its time has come."""
@@ -113,9 +142,13 @@ class PostgresTurns:
             return []
         return [r["turn_id"] for r in await self._database.fetch(sql.RENEW, owner, list(turn_ids), lease_seconds)]
 
-    async def cancel_requests(self, owner: str) -> Sequence[str]:
-        """Running turns of this owner whose end was asked for."""
-        return [r["turn_id"] for r in await self._database.fetch(sql.CANCEL_REQUESTS, owner)]
+    async def release(self, owner: str, turn_ids: Sequence[str]) -> None:
+        """Gives up leases."""
+        await self._database.fetch(sql.RELEASE, owner, list(turn_ids))
+
+    async def cancel_requests(self, owner: str) -> Mapping[str, str]:
+        """Running turns of this owner whose end was asked for, with the reason."""
+        return {r["turn_id"]: r["cancel_reason"] or "cancelled" for r in await self._database.fetch(sql.CANCEL_REQUESTS, owner)}
 
     async def step(
         self, fence: Fence, *, first_idx: int, messages: Sequence[Message], usage: Usage, decision: Mapping[str, Any] | None = None
@@ -161,6 +194,29 @@ class PostgresTurns:
             raise LeaseLost
         return session_of(row)
 
+    async def postpone(
+        self, fence: Fence, *, first_idx: int, messages: Sequence[Message], usage: Usage, error: Mapping[str, Any], delay_seconds: float
+    ) -> SessionRow:
+        """A running turn becomes accepted again. Raises LeaseLost."""
+        values = (*_fenced(fence, usage, first_idx, messages), to_json(error), delay_seconds)
+        before = (fence.tenant, fence.turn_id, fence.attempt, "accepted")
+        row = await self._database.run(either((sql.POSTPONE, *values), (sql.FINISHED, *before)))
+        if row is None:
+            raise LeaseLost
+        return session_of(row)
+
+    async def reopen(self, tenant: str, turn_id: str, *, owner: str, lease_seconds: float) -> Accepted | None:
+        """An accepted turn whose time has come waits."""
+        place = (tenant, turn_id, owner)
+        session = await self._database.run(either((sql.REOPEN, *place, lease_seconds), (sql.REOPENED, *place)))
+        turn = await self.get(tenant, turn_id) if session else None
+        return Accepted(session_of(session), turn, new_session=False, new_turn=True) if turn else None
+
+    async def busy(self, tenant: str, session_id: str) -> TurnRow | None:
+        """The session's running turn, else the first one that waits."""
+        row = await self._database.fetchrow(sql.BUSY, tenant, session_id)
+        return turn_of(row) if row else None
+
     async def awaiting(self, tenant: str, session_id: str) -> Sequence[TurnRow]:
         """The turns of a session that await an approval, the oldest first."""
         return [turn_of(r) for r in await self._database.fetch(sql.AWAITING, tenant, session_id)]
@@ -183,15 +239,26 @@ class PostgresTurns:
         row = await self._database.run(either((sql.DECIDE, *values), (sql.DECIDED, *place, decided)))
         return turn_of(row) if row else None
 
-    async def cancel(self, tenant: str, turn_id: str, *, reply: Mapping[str, Any] | None = None) -> TurnRow | None:
-        """Cancels a waiting turn, asks the owner of a running one; the turn as it is afterwards."""
-        row = await self._database.fetchrow(sql.CANCEL, tenant, turn_id, to_json(reply))
+    async def cancel(
+        self, tenant: str, turn_id: str, *, reply: Mapping[str, Any] | None = None, reason: str = "cancelled"
+    ) -> TurnRow | None:
+        """Cancels a turn that does not run, asks the owner of a running one; the turn as it is afterwards."""
+        row = await self._database.fetchrow(sql.CANCEL, tenant, turn_id, to_json(reply), reason)
         return turn_of(row) if row else await self.get(tenant, turn_id)
 
     async def get(self, tenant: str, turn_id: str) -> TurnRow | None:
         """The turn, None when unknown to this tenant."""
         row = await self._database.fetchrow(sql.GET, tenant, turn_id)
         return turn_of(row) if row else None
+
+    async def known(self, tenant: str, session_id: str, ids: Sequence[str]) -> tuple[TurnRow, str | None] | None:
+        """The turn of one of these ids or further names, with the fingerprint of the request that came under it."""
+        row = await self._database.fetchrow(sql.KNOWN, tenant, session_id, list(ids))
+        return known_of(row) if row else None
+
+    async def name(self, tenant: str, session_id: str, alias: str, turn_id: str, fingerprint: str | None) -> None:
+        """Gives a turn of the session a further name."""
+        await self._database.fetch(sql.NAME, tenant, session_id, alias, turn_id, fingerprint)
 
     async def turn_messages(self, tenant: str, turn_id: str) -> Sequence[StoredMessage]:
         """All messages of one turn in order."""

@@ -104,7 +104,7 @@ class SqliteSessions:
         def erase(c: sqlite3.Connection) -> bool:
             found = erase_tasks(c, tenant, session_id)
             found += c.execute("DELETE FROM sessions WHERE tenant = ? AND session_id = ?", (tenant, session_id)).rowcount
-            for table in ("turns", "messages", "session_events", "timers"):
+            for table in ("turns", "messages", "turn_aliases", "session_events", "timers"):
                 c.execute(f"DELETE FROM {table} WHERE tenant = ? AND session_id = ?", (tenant, session_id))
             return found > 0
 

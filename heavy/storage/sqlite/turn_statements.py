@@ -15,8 +15,30 @@ RETURNING *
 
 INSERT_TURN = """
 INSERT INTO turns (tenant, session_id, seq, turn_id, agent_id, state, attempt, owner, lease_until, config_hash, request, plan, created_at,
-    started_at, asked)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    started_at, asked, merges)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+LAST_ACTIVE = """
+SELECT * FROM turns WHERE tenant = ? AND session_id = ? AND state IN ('waiting', 'running') AND agent_id = ? ORDER BY seq DESC LIMIT 1
+"""
+
+MERGE = "UPDATE turns SET request = ?3, plan = ?4 WHERE tenant = ?1 AND turn_id = ?2 RETURNING *"
+
+MERGE_MESSAGE = "UPDATE messages SET content = ?4 WHERE tenant = ?1 AND session_id = ?2 AND turn_seq = ?3 AND idx = 0"
+
+NAME = "INSERT INTO turn_aliases VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+
+KNOWN = """
+SELECT t.*, NULL AS fingerprint, 0 AS alias FROM turns t WHERE t.tenant = ?1 AND t.turn_id = ?3
+UNION ALL
+SELECT t.*, a.fingerprint, 1 FROM turn_aliases a JOIN turns t USING (tenant, turn_id)
+WHERE a.tenant = ?1 AND a.session_id = ?2 AND a.alias = ?3
+LIMIT 1
+"""
+
+ALIAS = """
+SELECT t.* FROM turn_aliases a JOIN turns t USING (tenant, turn_id) WHERE a.tenant = ? AND a.session_id = ? AND a.alias = ?
 """
 
 # A waiting turn's time has come when no earlier one is active and no other one runs: a turn that was resumed may be earlier than that.
@@ -43,7 +65,13 @@ WHERE tenant = ?1 AND turn_id = ?2 RETURNING *
 
 RENEW = "UPDATE turns SET lease_until = ?3 WHERE owner = ?1 AND turn_id = ?2 AND state IN ('waiting', 'running')"
 
-CANCEL_REQUESTS = "SELECT turn_id FROM turns WHERE owner = ? AND state = 'running' AND cancel_requested"
+RELEASE = "UPDATE turns SET lease_until = 0 WHERE owner = ? AND turn_id = ? AND state IN ('waiting', 'running')"
+
+CANCEL_REQUESTS = "SELECT turn_id, cancel_reason FROM turns WHERE owner = ? AND state = 'running' AND cancel_requested"
+
+BUSY = """
+SELECT * FROM turns WHERE tenant = ? AND session_id = ? AND state IN ('waiting', 'running') ORDER BY state = 'running' DESC, seq LIMIT 1
+"""
 
 STEP = """
 UPDATE turns SET llm_calls = ?4, input_tokens = ?5, cached_tokens = ?6, output_tokens = ?7, cost_usd = ?8,
@@ -74,6 +102,18 @@ UPDATE turns SET state = 'awaiting_approval', owner = NULL, lease_until = 0, app
 WHERE tenant = ?1 AND turn_id = ?2 AND attempt = ?3 AND state = 'running' RETURNING session_id, seq
 """
 
+POSTPONE = """
+UPDATE turns SET state = 'accepted', owner = NULL, lease_until = 0, error = ?9, not_before = ?10, tries = tries + 1,
+    llm_calls = ?4, input_tokens = ?5, cached_tokens = ?6, output_tokens = ?7, cost_usd = ?8
+WHERE tenant = ?1 AND turn_id = ?2 AND attempt = ?3 AND state = 'running' RETURNING session_id, seq
+"""
+
+# A lead of a moment is granted: whoever asks has looked at its own clock.
+REOPEN = """
+UPDATE turns SET state = 'waiting', owner = ?3, lease_until = ?4
+WHERE tenant = ?1 AND turn_id = ?2 AND state = 'accepted' AND not_before <= ?5 + 1 RETURNING *
+"""
+
 AWAITING = "SELECT * FROM turns WHERE tenant = ? AND session_id = ? AND state = 'awaiting_approval' ORDER BY seq"
 
 DECIDE = """
@@ -88,12 +128,13 @@ UPDATE sessions SET active = active + ?3, event_seq = event_seq + ?4, updated_at
 """
 
 CANCEL = """
-UPDATE turns SET cancel_requested = 1, reply = CASE WHEN state = 'running' THEN reply ELSE ?3 END,
+UPDATE turns SET cancel_requested = 1, cancel_reason = COALESCE(cancel_reason, ?5),
+    reply = CASE WHEN state = 'running' THEN reply ELSE ?3 END,
     finished_at = CASE WHEN state <> 'running' THEN ?4 END, state = CASE WHEN state = 'running' THEN state ELSE 'cancelled' END
-WHERE tenant = ?1 AND turn_id = ?2 AND state IN ('waiting', 'running', 'awaiting_approval') RETURNING *
+WHERE tenant = ?1 AND turn_id = ?2 AND state IN ('accepted', 'waiting', 'running', 'awaiting_approval') RETURNING *
 """
 
-# A turn that awaits an approval has no owner and is not counted as active. What the turn has cost and written is its session's.
+# What is accepted or awaits an approval has no owner and is not counted as active. What the turn has cost and written is its session's.
 CANCEL_SESSION = """
 UPDATE sessions SET active = active - (t.owner IS NOT NULL), updated_at = ?3,
     message_count = message_count - t.asked + (SELECT count(*) FROM messages m

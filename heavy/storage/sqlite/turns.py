@@ -14,6 +14,7 @@ from common.errors import InvalidRequest
 from heavy.llm.types import Message
 from heavy.storage.rows import (
     accepted_of,
+    known_of,
     message_json,
     opening_of,
     session_of,
@@ -27,8 +28,9 @@ from heavy.storage.sqlite import turn_statements as sql
 from heavy.storage.sqlite.rule_turns import record
 from heavy.storage.sqlite.sessions import GET as GET_SESSION
 from heavy.storage.sqlite.sessions import INSERT_MESSAGE, Run, append_events, arm, one
+from heavy.turns import merging
 from heavy.turns.rows import Accepted, ArmTimer, Fence, Finish, NewTurn, SessionEvent, SessionRow, StoredMessage, TurnRow
-from heavy.turns.stores import LeaseLost, Outrun
+from heavy.turns.stores import Busy, LeaseLost, Outrun
 
 
 class SqliteTurns:
@@ -49,16 +51,21 @@ class SqliteTurns:
             if known:
                 session = c.execute(GET_SESSION, (turn.tenant, known["session_id"])).fetchone()
                 return Accepted(session_of(session), turn_of(known), new_session=known["seq"] == 1)
+            if turn.when_busy == "merge" and (into := _join(c, turn)) is not None:
+                return Accepted(session_of(c.execute(GET_SESSION, key).fetchone()), turn_of(into), new_session=False)
             there = c.execute(GET_SESSION, key).fetchone()
             if there and there["agent_id"] != turn.agent_id:
                 raise InvalidRequest("the session belongs to another agent", field="agent_id")
             if turn.after_seq is not None and (there is None or there["active"] or there["turn_seq"] != turn.after_seq):
                 raise Outrun
+            if turn.when_busy == "reject" and there and there["active"]:
+                busy = c.execute(sql.BUSY, key).fetchone()
+                raise Busy("a turn of this session runs", turn_id=busy["turn_id"] if busy else None)
             row = one(c, sql.UPSERT_SESSION, (*key, turn.agent_id, text(turn.user_id), turn.config_hash, time.time(), asked))
             accepted = accepted_of(row, turn, owner, lease_seconds)
             t = accepted.turn
             head = (*key, t.seq, t.turn_id, t.agent_id, t.state, t.attempt, owner, t.lease_until, t.config_hash)
-            c.execute(sql.INSERT_TURN, (*head, request, plan, t.created_at, t.started_at, asked))
+            c.execute(sql.INSERT_TURN, (*head, request, plan, t.created_at, t.started_at, asked, turn.when_busy == "merge"))
             if opening is not None:
                 c.execute(INSERT_MESSAGE, (*key, t.seq, 0, t.turn_id, opening, t.created_at))
             return accepted
@@ -96,9 +103,14 @@ class SqliteTurns:
 
         return await self._write(renew)
 
-    async def cancel_requests(self, owner: str) -> Sequence[str]:
-        """Running turns of this owner whose end was asked for."""
-        return [r["turn_id"] for r in await self._read(lambda c: c.execute(sql.CANCEL_REQUESTS, (owner,)).fetchall())]
+    async def release(self, owner: str, turn_ids: Sequence[str]) -> None:
+        """Gives up leases."""
+        await self._write(lambda c: c.executemany(sql.RELEASE, [(owner, i) for i in turn_ids]))
+
+    async def cancel_requests(self, owner: str) -> Mapping[str, str]:
+        """Running turns of this owner whose end was asked for, with the reason."""
+        rows = await self._read(lambda c: c.execute(sql.CANCEL_REQUESTS, (owner,)).fetchall())
+        return {r["turn_id"]: r["cancel_reason"] or "cancelled" for r in rows}
 
     async def step(
         self, fence: Fence, *, first_idx: int, messages: Sequence[Message], usage: Usage, decision: Mapping[str, Any] | None = None
@@ -163,6 +175,41 @@ class SqliteTurns:
 
         return session_of(await self._write(pause))
 
+    async def postpone(
+        self, fence: Fence, *, first_idx: int, messages: Sequence[Message], usage: Usage, error: Mapping[str, Any], delay_seconds: float
+    ) -> SessionRow:
+        """A running turn becomes accepted again. Raises LeaseLost."""
+        contents = [message_json(m) for m in messages]
+        values = (fence.tenant, fence.turn_id, fence.attempt, *usage_values(usage), to_json(error))
+
+        def postpone(c: sqlite3.Connection) -> Any:
+            now = time.time()
+            row = one(c, sql.POSTPONE, (*values, now + delay_seconds))
+            if row is None:
+                raise LeaseLost
+            _append(c, fence, row, first_idx, contents, now)
+            return one(c, sql.TOUCH, (fence.tenant, row["session_id"], -1, 0, now))
+
+        return session_of(await self._write(postpone))
+
+    async def reopen(self, tenant: str, turn_id: str, *, owner: str, lease_seconds: float) -> Accepted | None:
+        """An accepted turn whose time has come waits."""
+
+        def reopen(c: sqlite3.Connection) -> Accepted | None:
+            now = time.time()
+            row = one(c, sql.REOPEN, (tenant, turn_id, owner, now + lease_seconds, now))
+            if row is None:
+                return None
+            session = one(c, sql.TOUCH, (tenant, row["session_id"], 1, 0, now))
+            return Accepted(session_of(session), turn_of(row), new_session=False, new_turn=True)
+
+        return await self._write(reopen)
+
+    async def busy(self, tenant: str, session_id: str) -> TurnRow | None:
+        """The session's running turn, else the first one that waits."""
+        row = await self._read(lambda c: c.execute(sql.BUSY, (tenant, session_id)).fetchone())
+        return turn_of(row) if row else None
+
     async def awaiting(self, tenant: str, session_id: str) -> Sequence[TurnRow]:
         """The turns of a session that await an approval, the oldest first."""
         return [turn_of(r) for r in await self._read(lambda c: c.execute(sql.AWAITING, (tenant, session_id)).fetchall())]
@@ -193,13 +240,15 @@ class SqliteTurns:
         row = await self._write(decide)
         return turn_of(row) if row else None
 
-    async def cancel(self, tenant: str, turn_id: str, *, reply: Mapping[str, Any] | None = None) -> TurnRow | None:
-        """Cancels a waiting turn, asks the owner of a running one; the turn as it is afterwards."""
+    async def cancel(
+        self, tenant: str, turn_id: str, *, reply: Mapping[str, Any] | None = None, reason: str = "cancelled"
+    ) -> TurnRow | None:
+        """Cancels a turn that does not run, asks the owner of a running one; the turn as it is afterwards."""
         text_of_reply = to_json(reply)
 
         def cancel(c: sqlite3.Connection) -> Any:
             now = time.time()
-            row = one(c, sql.CANCEL, (tenant, turn_id, text_of_reply, now))
+            row = one(c, sql.CANCEL, (tenant, turn_id, text_of_reply, now, reason))
             if row is not None and row["state"] == "cancelled":
                 c.execute(sql.CANCEL_SESSION, (tenant, turn_id, now))
             return row or c.execute(sql.GET, (tenant, turn_id)).fetchone()
@@ -211,6 +260,19 @@ class SqliteTurns:
         """The turn, None when unknown to this tenant."""
         row = await self._read(lambda c: c.execute(sql.GET, (tenant, turn_id)).fetchone())
         return turn_of(row) if row else None
+
+    async def known(self, tenant: str, session_id: str, ids: Sequence[str]) -> tuple[TurnRow, str | None] | None:
+        """The turn of one of these ids or further names, with the fingerprint of the request that came under it."""
+
+        def known(c: sqlite3.Connection) -> Any:
+            return next((r for i in ids if (r := c.execute(sql.KNOWN, (tenant, session_id, i)).fetchone())), None)
+
+        row = await self._read(known)
+        return known_of(row) if row else None
+
+    async def name(self, tenant: str, session_id: str, alias: str, turn_id: str, fingerprint: str | None) -> None:
+        """Gives a turn of the session a further name."""
+        await self._write(lambda c: c.execute(sql.NAME, (tenant, session_id, alias, turn_id, fingerprint)))
 
     async def turn_messages(self, tenant: str, turn_id: str) -> Sequence[StoredMessage]:
         """All messages of one turn in order."""
@@ -224,3 +286,18 @@ class SqliteTurns:
 def _append(c: sqlite3.Connection, fence: Fence, turn: Any, first_idx: int, contents: Sequence[str], now: float) -> None:
     place = (fence.tenant, turn["session_id"], turn["seq"])
     c.executemany(INSERT_MESSAGE, [(*place, first_idx + i, fence.turn_id, content, now) for i, content in enumerate(contents)])
+
+
+def _join(c: sqlite3.Connection, turn: NewTurn) -> Any:
+    """Makes the message part of the last turn that waits, if that one merges; that turn's row, None when there is none."""
+    place = (turn.tenant, turn.session_id)
+    before = c.execute(sql.ALIAS, (*place, turn.turn_id)).fetchone()
+    if before is not None:
+        return before
+    last = c.execute(sql.LAST_ACTIVE, (*place, turn.agent_id)).fetchone()
+    if last is None or last["state"] != "waiting" or not last["merges"]:
+        return None
+    request, plan = merging.join(turn_of(last), turn)
+    c.execute(sql.MERGE_MESSAGE, (*place, last["seq"], message_json(Message("user", request["message"], author=turn.author))))
+    c.execute(sql.NAME, (*place, turn.turn_id, last["turn_id"], turn.request.get("fingerprint")))
+    return one(c, sql.MERGE, (turn.tenant, last["turn_id"], to_json(request), to_json(plan)))

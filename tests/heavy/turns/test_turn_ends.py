@@ -34,7 +34,7 @@ async def test_a_turn_is_done_and_leaves_nothing_behind(here: Node) -> None:
     assert types(events) == ["start", "route", *["text"] * 5, "complete"]
     await here.idle()
     assert (await here.row("t_1")).state == "done"
-    assert not here.turns._tasks
+    assert here.owner.all() == []
     assert await here.events("t_1") == events
 
 
@@ -67,8 +67,8 @@ async def test_cancel_while_waiting_for_another_turn(here: Node) -> None:
     assert [(await here.row(t)).state for t in ("t_1", "t_2", "t_3")] == ["done", "cancelled", "done"]
 
 
-async def test_a_cancel_request_that_no_message_brought_is_found(here: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("heavy.turns.owner.RENEW_SECONDS", 0.02)
+async def test_a_cancel_request_that_no_message_brought_is_found(here: Node) -> None:
+    here.owner.lease_seconds = 0.08
     here.gateway.open.clear()
     await here.talking(await here.say("t_1"))
     await here.stores.turns.cancel("acme", "t_1")

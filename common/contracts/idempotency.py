@@ -1,0 +1,55 @@
+"""Idempotency-Key: what a request with a key is called, so that the same one again finds the first.
+
+The id of what a keyed request begins follows from tenant, key and the day (UTC), so it is the same on every replica and needs no table;
+within 24 hours a repetition has the id of today or of yesterday. Ids still sort by time, if only by the day.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from common.errors import IdempotencyMismatch, InvalidRequest
+
+HEADER = b"idempotency-key"
+REPLAYED = (b"idempotent-replayed", b"true")
+KEPT_SECONDS = 86400
+_KEY = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Keyed:
+    """A request with a key. `digest` stands for tenant and key, `fingerprint` for what is asked, `ids` are those of today and yesterday."""
+
+    digest: str
+    fingerprint: str
+    ids: tuple[str, str]
+
+    def refuse_other(self, fingerprint: object) -> None:
+        """Raises IdempotencyMismatch where the first request under this key asked for something else."""
+        if fingerprint != self.fingerprint:
+            raise IdempotencyMismatch("this Idempotency-Key came with another request before; use a new key for a new request")
+
+
+def keyed(value: bytes | None, tenant: str, asked: Any, *, kind: str = "query", prefix: str = "t_") -> Keyed | None:
+    """The keyed request behind a header's value, None without one. `asked` is what counts as the same body (anything orjson writes),
+    `kind` the sort of request: one key goes with one of them. Raises InvalidRequest naming Idempotency-Key."""
+    if value is None:
+        return None
+    if not _KEY.match(value):
+        raise InvalidRequest("Idempotency-Key must be 1 to 255 printable ASCII characters", field="Idempotency-Key")
+    digest = hashlib.sha256(tenant.encode() + b"\0" + value).hexdigest()
+    today = int(time.time()) // KEPT_SECONDS * KEPT_SECONDS
+    ids = (_id(prefix, today, digest), _id(prefix, today - KEPT_SECONDS, digest))
+    body = orjson.dumps([kind, asked], option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+    return Keyed(digest[:32], hashlib.sha256(body).hexdigest()[:32], ids)
+
+
+def _id(prefix: str, day: int, digest: str) -> str:
+    """The form of common.contracts.query.new_turn_id: 48 bits of milliseconds, then 80 bits that here follow from the key."""
+    return f"{prefix}{day * 1000:012x}{digest[32:52]}"
