@@ -13,6 +13,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.routing import BaseRoute
 
 from common.endpoints.call import HttpCaller
 from common.endpoints.egress import EgressPolicy
@@ -28,13 +29,16 @@ from common.web.server import startup_failure
 from common.workflow.load import load_all
 from common.workflow.schema import Workflow
 from heavy.agent.mcp_servers import open_mcp
+from heavy.jobs.dispatch import Dispatcher
 from heavy.jobs.journal import JournalMover
 from heavy.jobs.reconcile import TakeOver
+from heavy.jobs.schedules import Scheduler
+from heavy.jobs.settle import Settling
 from heavy.jobs.timers import Timers
 from heavy.llm.gateway import open_gateway
 from heavy.llm.targets import default_targets, load_targets
 from heavy.routes.state import Explain, Heavy
-from heavy.routes.table import query_routes, resource_routes
+from heavy.routes.table import query_routes, resource_routes, watch_routes
 from heavy.settings import HeavySettings
 from heavy.storage.open import open_stores
 from heavy.streaming import SessionReader, TurnReader
@@ -104,14 +108,27 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         notes = Notes(stores.sessions, hotstore, gates)
         session_reader = SessionReader(stores.sessions, hotstore, partial(_draining, given.inflight, turns))
         timers = Timers(stores, agents, turns, notes, mover)
+        settling = Settling(stores, owner, hotstore, metrics)
+        dispatcher = Dispatcher(
+            stores=stores,
+            turns=turns,
+            owner=owner,
+            hotstore=hotstore,
+            settling=settling,
+            metrics=metrics,
+            slots=settings.tasks_at_once,
+            max_inflight=settings.max_inflight,
+        )
         taking_over = TakeOver(stores.turns, hotstore, owner, turns)
         leaving = partial(_leave_in_time, turns, given.inflight, settings.drain_seconds)
         background: tuple[Work, ...] = (
             *(owner.keep_leases, owner.listen, taking_over.run, taking_over.listen, leaving),
             *(mover.drain, gates.pay, timers.run, learner.work, session_reader.end_when_draining),
+            *(dispatcher.run, dispatcher.listen, settling.run, Scheduler(stores.schedules, dispatcher, metrics).run),
         )
         for work in background:
             stack.push_async_callback(_stop, asyncio.create_task(_keep(work)))
+        stack.push_async_callback(dispatcher.drain)
         stack.push_async_callback(_drain, turns, given.inflight, settings.drain_seconds)
         yield Heavy(
             settings=settings,
@@ -125,6 +142,8 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             session_reader=session_reader,
             owner=owner,
             mover=mover,
+            dispatcher=dispatcher,
+            settling=settling,
             learner=learner,
             keys=KeyRing.open(settings.api_keys),
             metrics=metrics,
@@ -134,6 +153,15 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
 
 def create_app(settings: HeavySettings, *, metrics: Metrics, inflight: InFlight) -> Starlette:
     """The heavy tier as an ASGI app. Raises ConfigInvalid or SettingsError; what cannot be opened is raised by the lifespan."""
+    return _app(settings, "heavy", [*query_routes(), *resource_routes(inflight)], metrics, inflight)
+
+
+def create_worker(settings: HeavySettings, *, metrics: Metrics, inflight: InFlight) -> Starlette:
+    """The same without its API: background work, and what watches the process. Raises as `create_app`."""
+    return _app(settings, "worker", watch_routes(inflight, "worker"), metrics, inflight)
+
+
+def _app(settings: HeavySettings, role: str, routes: list[BaseRoute], metrics: Metrics, inflight: InFlight) -> Starlette:
     workflows = read_workflows(settings)
     given = Given(workflows=workflows, metrics=metrics, inflight=inflight)
     config_hash = next(iter(workflows.values())).config_hash
@@ -145,8 +173,8 @@ def create_app(settings: HeavySettings, *, metrics: Metrics, inflight: InFlight)
                 yield {"heavy": heavy}
 
     return Starlette(
-        routes=[*query_routes(), *resource_routes(inflight)],
-        middleware=[Middleware(Edge, tier="heavy", config_hash=lambda: config_hash, metrics=metrics, inflight=inflight)],
+        routes=routes,
+        middleware=[Middleware(Edge, tier=role, config_hash=lambda: config_hash, metrics=metrics, inflight=inflight)],
         exception_handlers=exception_handlers(),
         lifespan=lifespan,
     )

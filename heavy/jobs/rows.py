@@ -15,6 +15,7 @@ TaskStatus = Literal["pending", "running", "success", "failure", "cancelled"]
 LANES: tuple[Lane, ...] = ("task", "batch")
 STATUSES: tuple[TaskStatus, ...] = ("pending", "running", "success", "failure", "cancelled")
 OPEN: frozenset[TaskStatus] = frozenset({"pending", "running"})
+PENDING: frozenset[TaskStatus] = frozenset({"pending"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +54,12 @@ class NewTask:
 
 @dataclass(frozen=True, slots=True)
 class TaskTurn:
-    """What there is of the turn that a task has become."""
+    """What there is of the turn that a task has become. `not_before` is when a turn that was put off may begin again."""
 
     state: TurnState
     reply: Mapping[str, Any] | None
     error: Mapping[str, Any] | None
+    not_before: float
     started_at: float | None
     finished_at: float | None
 

@@ -64,7 +64,7 @@ class TaskStore(Protocol):
 
     async def unsettled(self, *, limit: int) -> Sequence[TaskRow]:
         """Running tasks, of all owners, that nobody may be about to settle: the lease has run out and there is no turn, or one that does
-        not run; or their end was asked for."""
+        not run; or there is a turn, and the task's end was asked for."""
 
     async def batch(self, tenant: str, batch_id: str) -> BatchRow | None:
         """The batch with its counts, None when unknown to this tenant."""

@@ -15,8 +15,8 @@ NEW_COLUMNS = (
 )  # fmt: skip
 
 # A task with its turn, as `viewed_of` reads it: for clients, and for settling.
-TURN_COLUMNS = """t.*, u.state AS turn_state, u.reply AS turn_reply, u.error AS turn_error, u.started_at AS turn_started_at,
-    u.finished_at AS turn_finished_at"""
+TURN_COLUMNS = """t.*, u.state AS turn_state, u.reply AS turn_reply, u.error AS turn_error, u.not_before AS turn_not_before,
+    u.started_at AS turn_started_at, u.finished_at AS turn_finished_at"""
 VIEW = f"SELECT {TURN_COLUMNS} FROM tasks t LEFT JOIN turns u ON u.tenant = t.tenant AND u.turn_id = t.task_id"
 
 
@@ -56,7 +56,7 @@ def viewed_of(row: Row) -> TaskRow:
     if state is None:
         return task_of(row)
     reply, error = from_json(row["turn_reply"]), from_json(row["turn_error"])
-    return task_of(row, TaskTurn(state, reply, error, row["turn_started_at"], row["turn_finished_at"]))
+    return task_of(row, TaskTurn(state, reply, error, row["turn_not_before"], row["turn_started_at"], row["turn_finished_at"]))
 
 
 def new_values(task: NewTask) -> tuple[Any, ...]:

@@ -197,6 +197,8 @@ async def test_a_cancellation_is_noted_on_what_runs(stores: JobStores) -> None:
     noted = [await stores.tasks.request_cancel("acme", t) for t in ("t_1", "t_2")]
     assert [t and (t.status, t.cancel_requested) for t in noted] == [("running", True), ("pending", False)]
     assert await stores.tasks.request_cancel("other", "t_1") is None
+    assert await stores.tasks.unsettled(limit=9) == []  # it is about to become a turn
+    await accept(stores, "t_1", session_id="s_t_1")
     assert [t.task_id for t in await stores.tasks.unsettled(limit=9)] == ["t_1"]
 
 

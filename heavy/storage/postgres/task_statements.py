@@ -131,7 +131,7 @@ ENDED = "SELECT * FROM tasks WHERE tenant = $1 AND task_id = ANY ($2::text[]) AN
 
 UNSETTLED = f"""
 {VIEW} WHERE t.status = 'running' AND (
-    t.cancel_requested OR t.lease_until < {_NOW} AND (
+    t.cancel_requested AND u.state IS NOT NULL OR t.lease_until < {_NOW} AND (
         u.state IS NULL OR u.state IN ('accepted', 'done', 'failed', 'cancelled') OR u.state = 'awaiting_approval' AND t.owner IS NOT NULL))
 ORDER BY t.lease_until LIMIT $1
 """

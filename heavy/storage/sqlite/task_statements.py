@@ -65,7 +65,7 @@ TOLD = "UPDATE sessions SET event_seq = event_seq + 1, updated_at = ?3 WHERE ten
 
 UNSETTLED = f"""
 {VIEW} WHERE t.status = 'running' AND (
-    t.cancel_requested OR t.lease_until < ?1 AND (
+    t.cancel_requested AND u.state IS NOT NULL OR t.lease_until < ?1 AND (
         u.state IS NULL OR u.state IN ('accepted', 'done', 'failed', 'cancelled') OR u.state = 'awaiting_approval' AND t.owner IS NOT NULL))
 ORDER BY t.lease_until LIMIT ?2
 """
