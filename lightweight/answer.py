@@ -23,12 +23,13 @@ from lightweight.replies import NOTHING, Frame, whole
 
 @dataclass(slots=True)  # not frozen: that doubles the time to make one
 class Turn:
-    """One message to answer. `deadline` is Unix seconds, None without one."""
+    """One message to answer. `deadline` is Unix seconds, None without one; `fingerprint` that of a request with an Idempotency-Key."""
 
     tenant: str
     turn_id: str
     query: Query
     deadline: float | None = None
+    fingerprint: str = ""
 
 
 @dataclass(slots=True)
@@ -59,7 +60,7 @@ class RuleAnswers:
             if known is not None:
                 return await self._by_learned(agent, turn, known)
         if ready is None and not may_greet and not (match and agent.matcher.has_interrupts):
-            return _plan(match)
+            return plan(match)
         session = await standing(self._hotstore, turn.tenant, turn.query.session_id)
         return await self._in_session(agent, turn, match, session, may_greet)
 
@@ -69,7 +70,7 @@ class RuleAnswers:
         if isinstance(message, Plan):
             return message
         answer = _answer(ready.frame, turn, message, ready.action.silent)
-        data = entry(turn.tenant, agent.workflow.agent_id, turn.query, answer.reply, "")
+        data = entry(turn.tenant, agent.workflow.agent_id, turn.query, answer.reply, "", turn.fingerprint)
         gate = await record(self._hotstore, turn.tenant, turn.query.session_id, turn.turn_id, data, allowed(match.action.interrupts))
         if gate is None:
             return answer
@@ -87,14 +88,14 @@ class RuleAnswers:
             match = agent.matcher.match(turn.query.message, context=turn.query.context, in_conversation=True) or match
         ready = _ready(agent, match)
         if match is None or ready is None or not session.allows(allowed(match.action.interrupts)):
-            return _plan(match)
+            return plan(match)
         return await self._performed(agent, turn, match, ready, session, greet)
 
     async def _by_learned(self, agent: Agent, turn: Turn, known: Learned) -> Answer | Plan:
         """What the LLM has chosen for these words again and again, without asking it."""
         self._metrics.learned_hits_total.labels(agent.workflow.agent_id, known.match.action.id).inc()
         if known.ready is None:
-            return _plan(known.match)
+            return plan(known.match)
         greet = known.session.needs_greeting(agent.greeting_hash)
         return await self._performed(agent, turn, known.match, known.ready, known.session, greet)
 
@@ -108,7 +109,7 @@ class RuleAnswers:
         answer = _answer(ready.frame, turn, message, ready.action.silent)
         # An API that has been called can't be called again by heavy: then the turn is recorded whatever the gate has become meanwhile.
         states = ANYWHERE if ready.calls else allowed(match.action.interrupts)
-        return answer if await self._recorded(agent, turn, answer, session, states, greet) else _plan(match)
+        return answer if await self._recorded(agent, turn, answer, session, states, greet) else plan(match)
 
     async def _greet(self, agent: Agent, turn: Turn, session: Standing) -> Answer | Plan:
         answer = _answer(agent.greeting_frame, turn, orjson.dumps(agent.greeting))
@@ -131,7 +132,7 @@ class RuleAnswers:
         )
         outcome = await perform(ready.action, variables, self._caller, deadline=turn.deadline, idempotency_key=turn.turn_id)
         if outcome.text is None:
-            return _plan(match, outcome.failure or f"{match.kind} {match.action.id}: there was no result")
+            return plan(match, outcome.failure or f"{match.kind} {match.action.id}: there was no result")
         return orjson.dumps(greeting + outcome.text)
 
     async def _recorded(self, agent: Agent, turn: Turn, answer: Answer, session: Standing, states: bytes, greet: bool) -> bool:
@@ -142,7 +143,7 @@ class RuleAnswers:
             turn.tenant,
             turn.query.session_id,
             turn.turn_id,
-            entry(turn.tenant, agent.workflow.agent_id, turn.query, answer.reply, shown),
+            entry(turn.tenant, agent.workflow.agent_id, turn.query, answer.reply, shown, turn.fingerprint),
             states,
             session.after_greeting(agent.greeting_hash) if greet else None,
         )
@@ -161,7 +162,8 @@ def _answer(frame: Frame, turn: Turn, message: bytes, silent: bool = False) -> A
     return Answer(frame, message, whole(frame, turn.query.session_id.encode(), turn.turn_id.encode(), message, status))
 
 
-def _plan(match: Match | None, escalated: str | None = None) -> Plan:
+def plan(match: Match | None, escalated: str | None = None) -> Plan:
+    """What heavy is to know of the match: the rule's action, or the reason why it could not answer here."""
     if match is None or match.ambiguous:
         return Plan()
     if match.arguments is not None:

@@ -23,6 +23,7 @@ from common.workflow.schema import Workflow
 from lightweight.agents import compile_agents
 from lightweight.answer import RuleAnswers
 from lightweight.handoff import Accel, Handoff, Proxy
+from lightweight.idempotency import Idempotency
 from lightweight.matching.compile import check_pattern
 from lightweight.query import QueryEndpoint
 from lightweight.routes import Check, HotFirst, build_routes
@@ -52,7 +53,7 @@ def create_app(
     store = hotstore or open_hotstore(settings.redis_url)
     caller = endpoints or HttpCaller(EgressPolicy(settings.egress_allow, agents.hosts), metrics)
     onward = handoff or (Accel() if settings.handoff == "accel" else Proxy(settings.heavy_url))
-    answers = RuleAnswers(store, caller, metrics)
+    answers, idempotency = RuleAnswers(store, caller, metrics), Idempotency(store)
     collaborators: dict[str, Any] = {"keys": keys, "ticket_key": settings.ticket_key, "metrics": metrics, "inflight": inflight}
     checks: dict[str, Check] = {"hotstore": store.ping}
     if isinstance(onward, Proxy):
@@ -71,8 +72,8 @@ def create_app(
             yield
 
     return HotFirst(
-        QueryEndpoint(agents, answers, onward, **collaborators),
-        QueryEndpoint(agents, answers, onward, **collaborators, streaming=True),
+        QueryEndpoint(agents, answers, onward, idempotency, **collaborators),
+        QueryEndpoint(agents, answers, onward, idempotency, **collaborators, streaming=True),
         routes=build_routes(onward, config_hash=lambda: agents.config_hash, metrics=metrics, inflight=inflight, checks=checks),
         exception_handlers=exception_handlers(),
         lifespan=lifespan,

@@ -26,7 +26,7 @@ class Unrecorded(Enum):
 UNRECORDED = Unrecorded.UNRECORDED
 
 
-def entry(tenant: str, agent_id: str, query: Query, reply: bytes, greeting: str) -> bytes:
+def entry(tenant: str, agent_id: str, query: Query, reply: bytes, greeting: str, fingerprint: str = "") -> bytes:
     """A `common.contracts.journal.JournalEntry` as JSON, around a reply that is JSON already."""
     fields: dict[str, Any] = {
         "tenant": tenant,
@@ -37,6 +37,8 @@ def entry(tenant: str, agent_id: str, query: Query, reply: bytes, greeting: str)
         "at": time.time(),
         "greeting": greeting,
     }
+    if fingerprint:
+        fields["fingerprint"] = fingerprint
     return orjson.dumps(fields)
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from time import perf_counter
 from typing import Any
 
-from common.contracts.query import new_turn_id, parse_query
+from common.contracts.idempotency import HEADER, REPLAYED, keyed
+from common.contracts.query import ON_BUSY_HEADER, new_turn_id, parse_on_busy, parse_query
 from common.contracts.ticket import Plan, Ticket, sign
 from common.errors import DependencyUnavailable, InvalidRequest, LoadsplitError, MethodNotAllowed
 from common.telemetry.metrics import Metrics
@@ -19,9 +20,11 @@ from common.web.auth import KeyRing
 from common.web.errors import as_loadsplit_error, problem_response
 from common.web.middleware import InFlight
 from lightweight.agents import Agent, Agents
-from lightweight.answer import Answer, RuleAnswers, Turn
+from lightweight.answer import Answer, RuleAnswers, Turn, plan
 from lightweight.handoff import Handoff
-from lightweight.replies import stream
+from lightweight.idempotency import Idempotency
+from lightweight.matching.match import Match
+from lightweight.replies import stream, stream_again
 
 MAX_TIMEOUT = 3600.0
 _TIER = (b"x-loadsplit-tier", b"lightweight")
@@ -43,6 +46,7 @@ class QueryEndpoint:
         agents: Agents,
         answers: RuleAnswers,
         handoff: Handoff,
+        idempotency: Idempotency,
         *,
         keys: KeyRing,
         ticket_key: bytes,
@@ -53,6 +57,7 @@ class QueryEndpoint:
         self._agents = agents
         self._answers = answers
         self._handoff = handoff
+        self._idempotency = idempotency
         self._keys = keys
         self._ticket_key = ticket_key
         self._inflight = inflight
@@ -90,6 +95,7 @@ class QueryEndpoint:
         query = parse_query(body)
         agent = self._agents.find(query.agent_id)
         headers = dict(scope["headers"])
+        parse_on_busy(headers.get(ON_BUSY_HEADER))  # it concerns heavy; nonsense is refused whoever answers
         turn = Turn(caller.tenant, new_turn_id(), query, _deadline(headers.get(b"x-loadsplit-timeout")))
         if b"x-request-id" not in headers:  # then the turn's digits do: fresh random ones would cost a system call more
             scope.setdefault("state", {})["request_id"] = turn.turn_id[2:]
@@ -97,7 +103,8 @@ class QueryEndpoint:
         matched = perf_counter() - began
         if match and not match.ambiguous:
             self._hits.of(agent)[match.index].inc()
-        answer = await self._answers.answer(agent, turn, match)
+        key = headers.get(HEADER)
+        answer = await (self._answers.answer(agent, turn, match) if key is None else self._answer_once(agent, turn, match, key))
         if isinstance(answer, Plan):
             self._handoffs.inc()
             await self._hand_off(scope, receive, send, body, agent, turn, answer)
@@ -105,11 +112,35 @@ class QueryEndpoint:
         await self._reply(send, agent, turn, answer, request_id(scope), matched, began)
         return 200
 
-    async def _reply(self, send: Send, agent: Agent, turn: Turn, answer: Answer, rid: str, matched: float, began: float) -> None:
-        content, body = _JSON, answer.reply
+    async def _answer_once(self, agent: Agent, turn: Turn, match: Match | None, key: bytes) -> Answer | Plan | bytes:
+        """The answer under an Idempotency-Key: bytes are the reply of the first request with it. What heavy has had, and everything while
+        the hot store is away, goes to heavy, whose database knows the key."""
+        known = keyed(key, turn.tenant, turn.query.as_asked(), self._ticket_key)
+        if known is None:
+            raise InvalidRequest("Idempotency-Key is empty", field="Idempotency-Key")
+        turn.turn_id, turn.fingerprint = known.ids[0], known.fingerprint
+        kept = await self._idempotency.begin(turn.tenant, known, turn.deadline)
+        if kept is None:
+            return plan(match)
+        if kept.claim is None:
+            turn.turn_id = kept.turn_id
+            return kept.reply if kept.reply is not None else plan(match)
+        async with self._idempotency.answering(turn.tenant, known, kept.claim):
+            answer = await self._answers.answer(agent, turn, match)
+        if isinstance(answer, Plan):
+            await self._idempotency.handed(turn.tenant, known)
+        else:
+            await self._idempotency.replied(turn.tenant, known, answer.reply)
+        return answer
+
+    async def _reply(self, send: Send, agent: Agent, turn: Turn, answer: Answer | bytes, rid: str, matched: float, began: float) -> None:
+        content, body = _JSON, answer if isinstance(answer, bytes) else answer.reply
         if self._streaming:
             content = _EVENTS
-            body = stream(answer.frame, turn.query.session_id.encode(), turn.turn_id.encode(), answer.message, answer.reply)
+            if isinstance(answer, bytes):
+                body = stream_again(answer)
+            else:
+                body = stream(answer.frame, turn.query.session_id.encode(), turn.turn_id.encode(), answer.message, answer.reply)
         headers = [
             *content,
             (b"content-length", b"%d" % len(body)),
@@ -117,6 +148,8 @@ class QueryEndpoint:
             (b"x-loadsplit-config", agent.config_hash.encode()),
             (b"server-timing", b"match;dur=%.3f, total;dur=%.3f" % (matched * 1000, (perf_counter() - began) * 1000)),
         ]
+        if isinstance(answer, bytes):
+            headers.append(REPLAYED)
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 

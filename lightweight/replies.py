@@ -56,3 +56,10 @@ def stream(frame_of: Frame, session_id: bytes, turn_id: bytes, message: bytes, r
             frame(4 if text else 3, "complete", b'{"type":"complete","data":%s}' % reply),
         )
     )
+
+
+def stream_again(reply: bytes) -> bytes:
+    """The whole stream of a turn whose reply was kept."""
+    doc = orjson.loads(reply)
+    route, version = orjson.dumps(doc["route"]), orjson.dumps(doc["config_hash"])
+    return stream(Frame(route, b"", version), doc["session_id"].encode(), doc["turn_id"].encode(), orjson.dumps(doc["message"]), reply)

@@ -33,6 +33,7 @@ from heavy.settings import HeavySettings
 from heavy.turns.agents import Agents as HeavyAgents
 from lightweight.agents import compile_agents
 from lightweight.answer import RuleAnswers
+from lightweight.idempotency import Idempotency
 from lightweight.learned import explained
 from lightweight.matching.compile import check_pattern
 from lightweight.query import QueryEndpoint
@@ -78,13 +79,13 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
     hosts = agents.hosts | HeavyAgents(workflows).hosts  # one caller for both tiers
     caller = HttpCaller(EgressPolicy(settings.egress_allow, hosts), metrics)
     edge = Middleware(Edge, tier="heavy", config_hash=lambda: agents.config_hash, metrics=metrics, inflight=inflight)
-    answers = RuleAnswers(hotstore, caller, metrics)
+    answers, idempotency = RuleAnswers(hotstore, caller, metrics), Idempotency(hotstore)
     keys = KeyRing.open(settings.api_keys)
 
     def query(*, streaming: bool) -> QueryEndpoint:
         heavy_query = edge.cls(HeavyQuery(streaming=streaming), *edge.args, **edge.kwargs)
         collaborators: dict[str, Any] = {"keys": keys, "ticket_key": settings.ticket_key, "metrics": metrics, "inflight": inflight}
-        return QueryEndpoint(agents, answers, Local(heavy_query), **collaborators, streaming=streaming)
+        return QueryEndpoint(agents, answers, Local(heavy_query), idempotency, **collaborators, streaming=streaming)
 
     def explain(agent_id: str, text: str, route: LearnedRoute | None) -> dict[str, Any]:
         return explained(agents.find(agent_id), text, route)

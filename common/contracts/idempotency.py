@@ -1,12 +1,14 @@
 """Idempotency-Key: what a request with a key is called, so that the same one again finds the first.
 
-The id of what a keyed request begins follows from tenant, key and the day (UTC), so it is the same on every replica and needs no table;
-within 24 hours a repetition has the id of today or of yesterday. Ids still sort by time, if only by the day.
+The id of what a keyed request begins follows from tenant, key and the day (UTC), under the secret that all replicas share: so it is the
+same on every replica, needs no table, and is nobody else's. Within 24 hours a repetition has the id of today or of yesterday. Ids still
+sort by time, if only by the day.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import re
 import time
 from dataclasses import dataclass
@@ -36,14 +38,14 @@ class Keyed:
             raise IdempotencyMismatch("this Idempotency-Key came with another request before; use a new key for a new request")
 
 
-def keyed(value: bytes | None, tenant: str, asked: Any, *, kind: str = "query", prefix: str = "t_") -> Keyed | None:
+def keyed(value: bytes | None, tenant: str, asked: Any, secret: bytes, *, kind: str = "query", prefix: str = "t_") -> Keyed | None:
     """The keyed request behind a header's value, None without one. `asked` is what counts as the same body (anything orjson writes),
     `kind` the sort of request: one key goes with one of them. Raises InvalidRequest naming Idempotency-Key."""
     if value is None:
         return None
     if not _KEY.match(value):
         raise InvalidRequest("Idempotency-Key must be 1 to 255 printable ASCII characters", field="Idempotency-Key")
-    digest = hashlib.sha256(tenant.encode() + b"\0" + value).hexdigest()
+    digest = hmac.digest(secret, b"idempotency\0" + tenant.encode() + b"\0" + value, "sha256").hex()
     today = int(time.time()) // KEPT_SECONDS * KEPT_SECONDS
     ids = (_id(prefix, today, digest), _id(prefix, today - KEPT_SECONDS, digest))
     body = orjson.dumps([kind, asked], option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)

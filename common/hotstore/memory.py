@@ -56,6 +56,13 @@ class MemoryHotStore:
         """Stores a value for `ttl` seconds."""
         self._put(key, _kept(value), ttl, len(value))
 
+    async def claim(self, key: str, value: bytes, ttl: float) -> bytes | None:
+        """Stores a value where there is none."""
+        held = await self.get(key)
+        if held is None:
+            await self.set(key, value, ttl)
+        return held
+
     async def delete(self, *keys: str) -> None:
         """Removes keys of any type."""
         for key in keys:

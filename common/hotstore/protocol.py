@@ -34,6 +34,10 @@ class HotStore(Protocol):
     async def set(self, key: str, value: bytes, ttl: float) -> None:
         """Stores a value for `ttl` seconds."""
 
+    async def claim(self, key: str, value: bytes, ttl: float) -> bytes | None:
+        """Stores a value for `ttl` seconds where there is none, in one atomic step; the value that was there, None when this one is stored
+        (or was, by the same call whose reply was lost: then the value itself comes back)."""
+
     async def delete(self, *keys: str) -> None:
         """Removes keys of any type."""
 

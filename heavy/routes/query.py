@@ -79,17 +79,17 @@ def admit(heavy: Heavy, scope: Scope, query: Query) -> Admission:
         ticket = tickets.verify(value.decode("latin-1"), heavy.settings.ticket_key)
         if ticket.session_id != query.session_id:
             raise Unauthorized("the ticket does not hold")
-        return Admission(ticket.tenant, ticket.turn_id, ticket.plan, ticket.deadline, _keyed(scope, ticket.tenant, query))
+        return Admission(ticket.tenant, ticket.turn_id, ticket.plan, ticket.deadline, _keyed(heavy, scope, ticket.tenant, query))
     if heavy.keys.empty:
         raise Unauthorized("this tier takes queries with a ticket of the lightweight tier or an API key only")
     caller = heavy.keys.authenticate(scope["headers"])
     caller.need("query")
-    key = _keyed(scope, caller.tenant, query)
+    key = _keyed(heavy, scope, caller.tenant, query)
     return Admission(caller.tenant, key.ids[0] if key else new_turn_id(), None, read_deadline(scope), key)
 
 
-def _keyed(scope: Scope, tenant: str, query: Query) -> Keyed | None:
-    return keyed(header(scope, HEADER), tenant, query.as_asked())
+def _keyed(heavy: Heavy, scope: Scope, tenant: str, query: Query) -> Keyed | None:
+    return keyed(header(scope, HEADER), tenant, query.as_asked(), heavy.settings.ticket_key)
 
 
 def read_deadline(scope: Scope) -> float | None:

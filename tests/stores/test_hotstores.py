@@ -45,6 +45,19 @@ async def test_a_value_is_gone_after_its_time_to_live(store: HotStore) -> None:
     await wait_until(gone, "the value expired", 2)
 
 
+async def test_the_first_claim_holds(store: HotStore) -> None:
+    results = await asyncio.gather(*(store.claim("c", str(i).encode(), 60) for i in range(9)))
+    assert sorted(results, key=str) == [None, *([b"0"] * 8)]
+    await store.delete("c")
+    assert await store.claim("c", b"x", 0.05) is None
+
+    async def free() -> bool:
+        return await store.claim("c", b"y", 60) is None
+
+    await wait_until(free, "the claim expired", 2)
+    assert await store.get("c") == b"y"
+
+
 async def test_many_callers_at_once_get_each_their_own_reply(store: HotStore) -> None:
     await asyncio.gather(*(store.set(f"k{i}", str(i).encode(), 60) for i in range(200)))
     assert await asyncio.gather(*(store.get(f"k{i}") for i in range(200))) == [str(i).encode() for i in range(200)]

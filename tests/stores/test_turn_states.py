@@ -7,11 +7,13 @@ import contextlib
 import random
 from collections.abc import Awaitable, Callable
 
+import asyncpg
 import pytest
 
 from common.contracts.query import Usage
 from common.errors import InvalidRequest
 from heavy.llm.types import Message
+from heavy.storage.open import open_stores
 from heavy.turns.rows import Finish, SessionEvent, TurnRow
 from heavy.turns.states import ACTIVE, BEGINNINGS, TERMINAL, TRANSITIONS
 from heavy.turns.stores import Busy, LeaseLost, Stores
@@ -247,3 +249,21 @@ async def test_deleting_a_session_forgets_the_names_of_what_was_merged(stores: S
     await accept(stores, "t_3", when_busy="merge")
     assert await stores.sessions.delete("acme", "s1")
     assert (await accept(stores, "t_3", when_busy="merge")).turn.turn_id == "t_3"
+
+
+async def test_a_row_that_somebody_holds_does_not_hold_up_the_renewal_of_others(postgres_database: str) -> None:
+    """A commit that waits for its session has locked its turn: its lease counts as held, and the others are renewed."""
+    stores = await open_stores(postgres_database)
+    holder = await asyncpg.connect(postgres_database)
+    try:
+        for n in (1, 2):
+            await accept(stores, f"t_{n}", session_id=f"s{n}", lease=-1)
+        async with holder.transaction():
+            await holder.execute("SELECT 1 FROM turns WHERE turn_id = 't_1' FOR UPDATE")
+            async with asyncio.timeout(2):
+                assert sorted(await stores.turns.renew("a", ["t_1", "t_2"], lease_seconds=LEASE)) == ["t_1", "t_2"]
+        taken = await stores.turns.take_over(owner="b", lease_seconds=LEASE, limit=9)
+        assert [t.turn_id for t in taken] == ["t_1"]
+    finally:
+        await holder.close()
+        await stores.aclose()

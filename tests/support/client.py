@@ -57,9 +57,10 @@ class Client:
         """POST /api/v1/query."""
         return self.call("POST", "/api/v1/query", {"message": message, "session_id": session, **fields}, headers=headers)
 
-    def stream(self, message: str, session: str, **fields: Any) -> EventStream:
+    def stream(self, message: str, session: str, *, headers: Mapping[str, str] | None = None, **fields: Any) -> EventStream:
         """POST /api/v1/query/stream."""
-        return EventStream(self._send("POST", "/api/v1/query/stream", {"message": message, "session_id": session, **fields}))
+        body = {"message": message, "session_id": session, **fields}
+        return EventStream(self._send("POST", "/api/v1/query/stream", body, headers=headers))
 
     def resume(self, turn_id: str, after: int) -> EventStream:
         """GET /api/v1/turns/{id}/stream."""

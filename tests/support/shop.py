@@ -49,6 +49,13 @@ WORKFLOW: dict[str, Any] = {
             "response_template": "Order {order_id} is {result.status}.",
         },
         {
+            "flow_id": "call_me",
+            "name": "Call back",
+            "trigger_patterns": ["call me at (?P<phone>\\d+)"],
+            "endpoint": {"url": "${BUSINESS}/callbacks", "method": "POST", "body": {"phone": "{phone}"}},
+            "response_template": "We call {phone}: {result.callback_id}.",
+        },
+        {
             "flow_id": "unreachable",
             "name": "Unreachable",
             "trigger_patterns": ["unreachable thing"],
