@@ -16,7 +16,7 @@ from common.contracts.idempotency import HEADER, KEPT_SECONDS, REPLAYED, Keyed, 
 from common.contracts.problem import problem
 from common.contracts.query import Query, check_id
 from common.errors import InvalidRequest, LoadsplitError, NotFound, Overloaded
-from common.web.asgi import Headers, Receive, Scope, Send, header, read_body, request_id, send_json
+from common.web.asgi import Headers, Receive, Scope, Send, discard, header, read_body, request_id, send_json
 from heavy.jobs.requests import BatchRequest, read_batch
 from heavy.jobs.rows import STATUSES, BatchRow, NewBatch, NewTask
 from heavy.jobs.tasks import item_document, stored_request
@@ -24,7 +24,7 @@ from heavy.routes.state import Heavy, caller_of, heavy_of
 from heavy.routes.tasks import asked
 
 BODY_LIMIT = 16 * 2**20
-READ_AT_ONCE = 2  # of such bodies in one process; more are told to come back
+READ_AT_ONCE = 8  # of such bodies in one process; more are told to come back
 PAGE = 500
 ERRORS_TOLD = 10
 JSON_LINES = "application/jsonl"
@@ -35,6 +35,7 @@ class PostBatch:
 
     def __init__(self) -> None:
         self._reading = 0
+        self._parsing = asyncio.Lock()  # one at a time leaves the event loop its share
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stores a batch: 202 with its id. Broken items are failures from the start."""
@@ -51,16 +52,18 @@ class PostBatch:
     async def _read(self, scope: Scope, receive: Receive, tenant: str) -> tuple[BatchRequest, Keyed | None]:
         """Reads the body, in a thread: it may be large."""
         if self._reading >= READ_AT_ONCE:
+            await discard(receive)
             raise Overloaded("other batches are being read here now", retry_after=1)
         self._reading += 1
         try:
-            body = await read_body(scope, receive, BODY_LIMIT)
+            body, secret = await read_body(scope, receive, BODY_LIMIT), heavy_of(scope).settings.ticket_key
 
             def read() -> tuple[BatchRequest, Keyed | None]:
                 batch = read_batch(body)
-                return batch, keyed(header(scope, HEADER), tenant, batch.asked, kind="batch", prefix="b_")
+                return batch, keyed(header(scope, HEADER), tenant, batch.asked, secret, kind="batch", prefix="b_")
 
-            return await asyncio.to_thread(read)
+            async with self._parsing:
+                return await asyncio.to_thread(read)
         finally:
             self._reading -= 1
 

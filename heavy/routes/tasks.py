@@ -27,7 +27,8 @@ async def post_async(request: Request) -> Response:
     doc = parse_object(await read_body(request.scope, request.receive))
     query, options = read_query(doc), read_options(doc)
     agent = heavy.agents.choose(query.agent_id)
-    key = keyed(header(request.scope, HEADER), tenant, [query.as_asked(), options.asked], kind="async")
+    asked_for, secret = [query.as_asked(), options.asked], heavy.settings.ticket_key
+    key = keyed(header(request.scope, HEADER), tenant, asked_for, secret, kind="async")
     if key is not None and (earlier := await _earlier(heavy, tenant, query.session_id, key)) is not None:
         return _accepted(earlier, replayed=True)
     task = NewTask(
