@@ -68,7 +68,7 @@ def document(task: TaskRow) -> dict[str, Any]:
         "run_at": task.run_at,
         "created_at": task.created_at,
         "started_at": task.started_at,
-        "finished_at": task.finished_at or (turn.finished_at if turn is not None and status not in OPEN else None),
+        "finished_at": (turn.finished_at if turn is not None else None) or task.finished_at,
     }
     where = {"batch_id": task.batch_id, "index": task.position, "schedule_id": task.schedule_id, "retry_of": task.retry_of}
     return found | {name: value for name, value in where.items() if value is not None}

@@ -35,11 +35,13 @@ class Seen:
 
 @dataclass
 class OddApi:
-    """`failing` makes /fail answer 503. `seen` and `connections` count what came; `flooded` is how much of a flood was taken."""
+    """`failing` makes /fail answer 503. `seen` and `connections` count what came; `flooded` is how much of a flood was taken. `applied`
+    are the idempotency keys that had an effect under /once, where the first reply of each is lost (under /once/hang: never comes)."""
 
     failing: bool = True
     seen: list[Seen] = field(default_factory=list)
     connections: int = 0
+    applied: list[str] = field(default_factory=list)
     flooded: int = 0
     released: threading.Event = field(default_factory=threading.Event)
 
@@ -108,6 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
             "redirect": lambda: self._send(302, b"", {"Location": f"http://127.0.0.1:{self.owner.port}/landing"}),
             "steer": lambda: self._json({"status": "fine"}, 200, {"X-Accel-Redirect": "/metrics", "X-Accel-Limit-Rate": "1"}),
             "llm": self._llm,
+            "once": self._once,
         }
         answers.get(name, lambda: self._json({"status": "fine", "path": self.path, "body": body.decode()}))()
 
@@ -129,6 +132,16 @@ class _Handler(BaseHTTPRequestHandler):
     def _hang(self) -> None:
         self.owner.released.wait(HANG_SECONDS)
         self._json({"status": "late"})
+
+    def _once(self) -> None:
+        key = self.headers["idempotency-key"]
+        if key in self.owner.applied:
+            self._json({"status": "applied"})
+            return
+        self.owner.applied.append(key)
+        if self.path.endswith("/hang"):
+            self.owner.released.wait(HANG_SECONDS)
+        self.close_connection = True
 
     def _fail(self) -> None:
         if self.owner.failing:
