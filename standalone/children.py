@@ -56,6 +56,7 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
         self._printing: asyncio.Task[None] | None = None
         self._retired = asyncio.Event()
+        self._renewing, self._renewed = False, asyncio.Event()
 
     @property
     def name(self) -> str:
@@ -117,6 +118,11 @@ class Child:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             await self._finish_printing()
+            if self._renewing:
+                self._renewing, pause = False, FIRST_PAUSE
+                await self._start_again()
+                self._renewed.set()
+                continue
             if time.monotonic() - began > STEADY_SECONDS:
                 pause = FIRST_PAUSE
             self._say(f"{self.name} ended ({_how(code)}); starting it again in {pause:g} s")
@@ -124,10 +130,32 @@ class Child:
                 await asyncio.wait_for(self._retired.wait(), pause)
                 return
             pause = min(2 * pause, LONGEST_PAUSE)
-            try:
-                await self.start()
-            except StartFailed as e:
-                self._say(str(e))  # the process is the ended one still: the loop comes here again after the pause
+            await self._start_again()
+
+    async def _start_again(self) -> None:
+        try:
+            await self.start()
+        except StartFailed as e:
+            self._say(str(e))  # the process is the ended one still: `keep` comes here again after its pause
+
+    async def renew(self, grace: float) -> None:
+        """Asks the process to end, and returns once the one that `keep` starts in its place serves. Raises StartFailed when it does not."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        self._renewing = True
+        self._renewed.clear()
+        process.send_signal(self.program.stop_signal)
+        try:
+            async with asyncio.timeout(grace):
+                await process.wait()
+        except TimeoutError:
+            self._say(f"{self.name} was killed: it did not end in time")
+            process.kill()
+            await process.wait()
+        async with asyncio.timeout(READY_SECONDS):
+            await self._renewed.wait()
+        await self.wait_ready()
 
     def retire(self) -> None:
         """From now on its end is no accident."""

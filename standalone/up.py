@@ -32,6 +32,7 @@ from standalone.stores import find_program, free_port, postgres, redis
 
 LIGHTWEIGHT_PORT, HEAVY_PORT = 8101, 8201
 OPEN_FILES = 65536
+LEFT_OUT_SECONDS = 2.5  # longer than Nginx leaves out a replica that has refused a connection (nginx.render.SERVER_OPTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +77,14 @@ class _Split:
         self._options, self._settings = options, settings
         self._folder = (settings.data_dir / "up").absolute()
         self._children: list[Child] = []
-        self._stop, self._hurry = asyncio.Event(), asyncio.Event()
+        self._stop, self._hurry, self._rolling = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def run(self) -> int:
         """Up, until a signal, down."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signalled)
+        loop.add_signal_handler(signal.SIGHUP, self._rolling.set)
         run_dir = Path(tempfile.mkdtemp(prefix="loadsplit-nginx-"))
         tasks: list[asyncio.Task[Any]] = []
         try:
@@ -92,19 +94,35 @@ class _Split:
             if starting.done():
                 starting.result()
                 tasks += [asyncio.create_task(child.keep()) for child in self._children]
+                rolling = asyncio.create_task(self._roll())
+                tasks.insert(2, rolling)
                 self._announce()
                 await stopped
             _say(f"stopping: running requests get {self._settings.drain_seconds:g} s (a second signal: none)")
             return 0
         finally:
-            for task in tasks[:2]:
+            for task in tasks[:3]:  # the start, the wait for its end, the rolling restarts
                 task.cancel()
-            await asyncio.gather(*tasks[:2], return_exceptions=True)
+            await asyncio.gather(*tasks[:3], return_exceptions=True)
             await self._end()
-            await asyncio.gather(*tasks[2:])
+            await asyncio.gather(*tasks[3:])
             await asyncio.to_thread(shutil.rmtree, run_dir, ignore_errors=True)
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 loop.remove_signal_handler(number)
+
+    async def _roll(self) -> None:
+        """At each SIGHUP: one process of the tiers after the other is ended and started again, the others serve meanwhile."""
+        while True:
+            await self._rolling.wait()
+            self._rolling.clear()
+            tiers = [c for c in self._children if c.name.startswith(("lightweight", "heavy"))]
+            try:
+                for child in tiers:
+                    await child.renew(self._settings.drain_seconds / 2 + 3)
+                    await asyncio.sleep(LEFT_OUT_SECONDS)
+                _say(f"{len(tiers)} processes were started again, one after the other")
+            except (StartFailed, TimeoutError) as e:
+                _say(f"the rolling restart stopped: {e}")
 
     def _signalled(self) -> None:
         if self._stop.is_set():
@@ -115,16 +133,15 @@ class _Split:
         environ = await self._stores()
         if self._options.demo:
             environ |= await self._simulators(environ)
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2), trust_env=False) as http:
-            tiers = [self._role("lightweight", i, LIGHTWEIGHT_PORT, environ, http) for i in range(self._options.lightweight)]
-            tiers += [self._role("heavy", i, HEAVY_PORT, environ, http) for i in range(self._options.heavy)]
-            ports = {name: port for name, port, _ in tiers}
-            await self._bring_up([program for _, _, program in tiers])
-            try:
-                write(self._nginx_settings(ports, run_dir), self._folder / "nginx")
-            except (ValueError, OSError) as e:
-                raise StartFailed(f"the Nginx configuration cannot be written: {e}") from None
-            await self._bring_up([self._nginx(http)])
+        tiers = [self._role("lightweight", i, LIGHTWEIGHT_PORT, environ) for i in range(self._options.lightweight)]
+        tiers += [self._role("heavy", i, HEAVY_PORT, environ) for i in range(self._options.heavy)]
+        ports = {name: port for name, port, _ in tiers}
+        await self._bring_up([program for _, _, program in tiers])
+        try:
+            write(self._nginx_settings(ports, run_dir), self._folder / "nginx")
+        except (ValueError, OSError) as e:
+            raise StartFailed(f"the Nginx configuration cannot be written: {e}") from None
+        await self._bring_up([self._nginx()])
         for name, port in ports.items():
             _say(f"  {name:<14} http://127.0.0.1:{port}  (/metrics, /admin)")
 
@@ -192,12 +209,10 @@ class _Split:
         command = (*self._options.command, "simulate", kind, "--port", str(port))
         return Program(f"{kind}-simulator", command, Listening(port), environ)
 
-    def _role(
-        self, role: str, index: int, first_port: int, environ: Mapping[str, str], http: aiohttp.ClientSession
-    ) -> tuple[str, int, Program]:
+    def _role(self, role: str, index: int, first_port: int, environ: Mapping[str, str]) -> tuple[str, int, Program]:
         name, port = f"{role}-{index + 1}", free_port(first_port + index)
         command = (*self._options.command, role, "--port", str(port))
-        return name, port, Program(name, command, _Answers(http, f"http://127.0.0.1:{port}/readyz"), environ)
+        return name, port, Program(name, command, _Answers(f"http://127.0.0.1:{port}/readyz"), environ)
 
     def _nginx_settings(self, ports: Mapping[str, int], run_dir: Path) -> RenderSettings:
         def of(role: str) -> tuple[str, ...]:
@@ -213,11 +228,11 @@ class _Split:
             user=worker_user(),
         )
 
-    def _nginx(self, http: aiohttp.ClientSession) -> Program:
+    def _nginx(self) -> Program:
         folder = self._folder / "nginx"
         binary = find_program("nginx") or "nginx"
         host = "127.0.0.1" if self._options.host == "0.0.0.0" else self._options.host  # noqa: S104 - compared, not bound
-        ready = _Answers(http, f"http://{host}:{self._options.port}/livez")
+        ready = _Answers(f"http://{host}:{self._options.port}/livez")
         command = (binary, "-e", "stderr", "-p", str(folder), "-c", "nginx.conf")
         return Program("nginx", command, ready, stop_signal=signal.SIGQUIT)
 
@@ -228,7 +243,7 @@ class _Split:
         _say(f"  chat page      {url}/")
         _say(f"  try            curl -s {url}/api/v1/query -H 'content-type: application/json' -d '{body}'")
         _say(f"  access log     {self._folder / 'nginx' / 'access.log'}")
-        _say("Ctrl-C drains and stops.")
+        _say(f"Ctrl-C drains and stops; kill -HUP {os.getpid()} starts the tiers' processes again, one after the other.")
 
     async def _end(self) -> None:
         """Nginx takes nothing new from now on. In the first half of the drain all goes on as it was; in the second the tiers are asked to
@@ -258,12 +273,12 @@ class _Split:
 class _Answers:
     """Whether a GET of the URL says 200."""
 
-    def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
-        self._http, self._url = http, url
+    def __init__(self, url: str) -> None:
+        self._url = url
 
     async def __call__(self) -> bool:
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-            async with self._http.get(self._url) as reply:
+            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2), trust_env=False) as http, http.get(self._url) as reply:
                 return reply.status == 200
         return False
 

@@ -17,8 +17,8 @@ from common.web.errors import as_loadsplit_error, problem_response
 # A process that is full must still say that it lives: who watches it is not refused.
 WATCHERS = frozenset({"/livez", "/readyz", "/metrics", "/api/v1/health"})
 
-# A process that is told to end says so first (it is not ready, and closes each connection behind its reply) and serves on for this long:
-# whoever sends requests over kept connections must not find one closed that it is just writing to.
+# A process that is told to end takes no new connection, but serves those that are open for this long, and closes each behind its reply:
+# whoever keeps connections must not find one closed that it is just writing to.
 FAREWELL_SECONDS = 1.0
 
 ASGIApp = Callable[[Scope, Receive, Send], object]

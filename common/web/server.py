@@ -57,8 +57,8 @@ def require_safe_host(host: str, *, has_keys: bool, insecure: bool) -> None:
 
 
 def serve(app: Any, sock: socket.socket, *, drain_seconds: float, on_drain: Callable[[], None], on_ready: Callable[[], None]) -> None:
-    """Serves until SIGINT or SIGTERM, then drains: `on_drain` first, then it serves on for a moment but closes each connection behind its
-    reply, open requests get up to `drain_seconds`, then the app's lifespan ends.
+    """Serves until SIGINT or SIGTERM, then drains: `on_drain` first, no new connection, for a moment still requests on those that are open,
+    each closed behind its reply; what runs then gets up to `drain_seconds`, then the app's lifespan ends.
 
     Raises what `startup_failure` saw when the app could not start.
     """
@@ -122,8 +122,11 @@ class _Server(uvicorn.Server):
         self._captured_signals.clear()  # a drained process has ended well: exit code 0, not the signal
 
     async def on_tick(self, counter: int) -> bool:
-        if self._leave_at is not None and (time.monotonic() >= self._leave_at or not self.server_state.connections):
-            self.should_exit = True
+        if self._leave_at is not None:
+            for server in self.servers:  # at once: refused connections go elsewhere, and nothing waits to be accepted at the end
+                server.close()
+            if time.monotonic() >= self._leave_at or not self.server_state.connections:
+                self.should_exit = True
         return await super().on_tick(counter)
 
 

@@ -53,7 +53,7 @@ class QueryEndpoint:
         heavy = heavy_of(scope)
         query = parse_query(await read_body(scope, receive))
         cancels = self._streaming and cancels_on_disconnect(scope)
-        admission = admit(heavy, scope, query)
+        admission = await admit(heavy, scope, query)
         submitted = await heavy.turns.submit(
             query,
             tenant=admission.tenant,
@@ -72,12 +72,18 @@ class QueryEndpoint:
         await send_json(send, 200, await outcome(heavy, admission.tenant, submitted.turn), headers)
 
 
-def admit(heavy: Heavy, scope: Scope, query: Query) -> Admission:
-    """Who asks. Raises Unauthorized without a valid ticket or an API key, Forbidden without the scope `query`."""
+async def admit(heavy: Heavy, scope: Scope, query: Query) -> Admission:
+    """Who asks. Raises Unauthorized without a valid ticket or an API key, Forbidden without the scope `query`.
+
+    A ticket that has expired begins nothing, but still finds the turn that it began: Nginx sends the request again when the replica that
+    had it has died.
+    """
     value = header(scope, tickets.HEADER.encode())
     if value is not None:
-        ticket = tickets.verify(value.decode("latin-1"), heavy.settings.ticket_key)
+        ticket = tickets.verify(value.decode("latin-1"), heavy.settings.ticket_key, late=True)
         if ticket.session_id != query.session_id:
+            raise Unauthorized("the ticket does not hold")
+        if ticket.expired and await heavy.stores.turns.get(ticket.tenant, ticket.turn_id) is None:
             raise Unauthorized("the ticket does not hold")
         return Admission(ticket.tenant, ticket.turn_id, ticket.plan, ticket.deadline, _keyed(heavy, scope, ticket.tenant, query))
     if heavy.keys.empty:

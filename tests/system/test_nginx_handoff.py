@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -76,20 +78,43 @@ async def test_a_killed_replica_is_replaced_and_the_other_sessions_stay(nginx: S
         assert who == gone or seen["who"] == who
 
 
+async def broken_off(request: web.Request, body: bytes) -> web.Response:
+    """What a replica looks like that is killed while it answers."""
+    assert request.transport
+    request.transport.abort()
+    return web.Response()
+
+
 async def test_a_post_that_was_sent_is_not_sent_again(nginx: StartFront) -> None:
-    front = await nginx()
-    front.lightweight[0].handle = hand_off
-
-    async def broken_off(request: web.Request, body: bytes) -> web.Response:
-        assert request.transport
-        request.transport.abort()
-        return web.Response()
-
-    for tier in front.heavy:
+    """A rule's API may have been called."""
+    front = await nginx(lightweight=2)
+    for tier in front.lightweight:
         tier.handle = broken_off
     status, problem, headers = await front.query("s-1")
     assert (status, problem["code"], headers["retry-after"]) == (503, "dependency_unavailable", "1")
-    assert sum(len(t.requests) for t in front.heavy) == 1
+    assert sum(len(t.requests) for t in front.lightweight) == 1
+
+
+async def test_a_hand_off_goes_to_the_next_replica_when_one_dies(nginx: StartFront) -> None:
+    """With the same ticket and body: the turn that it names may have begun, and is gone on with."""
+    front = await nginx()
+    front.lightweight[0].handle = hand_off
+    for tier in front.heavy:
+        tier.handle = broken_off
+    assert (await front.query("s-1"))[0] == 503
+    assert [len(t.requests) for t in front.heavy] == [1, 1]
+    first = next(t for t in front.heavy if t.requests)
+    first.handle = None
+
+    async def answered() -> Any:
+        status, seen, _ = await front.query("s-2")
+        return seen if status == 200 else None
+
+    await wait_until(answered, "Nginx tries the two again")
+    seen = await answered()
+    assert seen["who"] == first.name
+    assert seen["headers"]["x-loadsplit-ticket"] == "v1.real.ticket"
+    assert json.loads(seen["body"])["session_id"] == "s-2"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import signal
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -84,12 +86,13 @@ def test_a_rule_a_skill_and_a_conversation(split: Split) -> None:
 
 
 def test_streams_leave_the_lightweight_tier_at_once(split: Split) -> None:
+    kept = sum(split.connections(f"lightweight-{n}") for n in (1, 2))
     streams = [split.client.stream("a slow story", f"up-2-{n}") for n in range(12)]
     first = [stream.take(3) for stream in streams]
     assert all(events[-1].type == "text" for events in first)
     assert sum(split.metric("loadsplit_turns_inflight", f"heavy-{n}") for n in (1, 2)) == 12
     assert sum(split.metric("loadsplit_requests_inflight", f"lightweight-{n}") for n in (1, 2)) <= 1  # the scrape itself
-    assert sum(split.connections(f"lightweight-{n}") for n in (1, 2)) < 12  # what Nginx keeps alive
+    assert sum(split.connections(f"lightweight-{n}") for n in (1, 2)) < kept + 12  # what Nginx keeps alive
     rests = [list(stream) for stream in streams]
     assert all(rest[-1].type == "complete" for rest in rests)
 
@@ -105,6 +108,26 @@ def test_both_heavy_replicas_serve(split: Split) -> None:
         return all(split.metric("loadsplit_turns_total", f"heavy-{n}") for n in (1, 2))
 
     wait_until_sync(both, "both replicas have ended turns")
+
+
+def test_a_hangup_starts_the_tiers_again_one_after_the_other(split: Split) -> None:
+    """Every process of the tiers is another one afterwards; no request has failed, and a stream that ran is complete."""
+    names = ("lightweight-1", "lightweight-2", "heavy-1", "heavy-2")
+    before = {split.process(name).pid for name in names}
+    streams = [split.client.stream("one by one", f"up-5-s{n}") for n in range(4)]
+    asked = itertools.count()
+    os.kill(split.up.process.pid, signal.SIGHUP)
+
+    def rolled() -> bool:
+        with ThreadPoolExecutor(8) as pool:
+            messages = ["opening hours", "tell me something"] * 4
+            answers = list(pool.map(lambda m: split.client.ask(m, f"up-5-{next(asked)}"), messages))
+        assert {(a.status, a.json.get("message")) for a in answers} == {(200, "We open at 9."), (200, "Plain words.")}
+        return "4 processes were started again" in split.up.log()
+
+    wait_until_sync(rolled, "all were started again", 50)
+    assert [list(stream)[-1].type for stream in streams] == ["complete"] * 4
+    assert before & {split.process(name).pid for name in names} == set()
 
 
 def test_what_is_private_stays_private(split: Split) -> None:
