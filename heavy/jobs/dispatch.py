@@ -11,6 +11,7 @@ import contextlib
 import logging
 import random
 import time
+from collections import Counter
 
 from common.errors import IdempotencyMismatch, LoadsplitError, Overloaded
 from common.hotstore import keys
@@ -58,7 +59,10 @@ class Dispatcher:
         self._metrics = metrics
         self._slots = slots
         self._max_inflight = max_inflight
-        self._running: dict[asyncio.Task[None], Lane] = {}
+        self._taken: Counter[Lane] = Counter()  # slots, by lane
+        self._seen: set[asyncio.Task[None]] = (
+            set()
+        )  # tasks that this process sees through; their slots are free again before they are settled
         self._news = asyncio.Event()
         self._rests_until = 0.0
 
@@ -67,9 +71,9 @@ class Dispatcher:
         turns = self._turns.room
         if time.monotonic() < self._rests_until or (lane == "batch" and turns <= self._max_inflight / 2):
             return 0
-        free = min(self._slots - len(self._running), turns)
+        free = min(self._slots - self._taken.total(), turns)
         if lane == "batch":
-            free = min(free, max(1, self._slots // 2) - sum(running == "batch" for running in self._running.values()))
+            free = min(free, max(1, self._slots // 2) - self._taken["batch"])
         return max(0, free)
 
     async def hint(self, lane: Lane, count: int = 1) -> None:
@@ -121,9 +125,10 @@ class Dispatcher:
                 picked = await self._stores.tasks.pick(lane, owner=self._owner.name, lease_seconds=lease, limit=room, depth=depth)
                 for task in picked:
                     self._metrics.task_wait_seconds.labels(lane).observe(max(0.0, task.lease_until - lease - task.run_at))
-                    running = asyncio.create_task(self._see_through(task), name=f"task {task.task_id}")
-                    self._running[running] = lane
-                    running.add_done_callback(self._freed)
+                    self._taken[lane] += 1
+                    seen = asyncio.create_task(self._see_through(task), name=f"task {task.task_id}")
+                    self._seen.add(seen)
+                    seen.add_done_callback(self._seen.discard)
                 begun += len(picked)
                 if len(picked) == room:  # there may be more
                     await self._tell_others(lane)
@@ -131,29 +136,31 @@ class Dispatcher:
 
     async def drain(self) -> None:
         """Lets tasks be settled whose turns have ended or left; the rest is for others."""
-        if self._running:
-            await asyncio.wait(self._running, timeout=SETTLE_SECONDS)
-        for running in list(self._running):
-            running.cancel()
-        if self._running:
-            await asyncio.wait(self._running)
+        if self._seen:
+            await asyncio.wait(self._seen, timeout=SETTLE_SECONDS)
+        for seen in list(self._seen):
+            seen.cancel()
+        if self._seen:
+            await asyncio.wait(self._seen)
 
     async def _tell_others(self, lane: Lane) -> None:
         with contextlib.suppress(HotStoreUnavailable):  # they look for themselves
             await self._hotstore.publish(keys.TASKS, lane.encode())
 
-    def _freed(self, running: asyncio.Task[None]) -> None:
-        del self._running[running]
-        self._news.set()
-
     async def _see_through(self, task: TaskRow) -> None:
         """From the picked task to its end, as far as this process has a part in it."""
         try:
-            if not await self._run(task):
+            try:
+                ran = await self._run(task)
+            finally:
+                self._taken[task.lane] -= 1
+                self._news.set()
+            if not ran:
                 return
             fresh = await self._stores.tasks.get(task.tenant, task.task_id)
             if fresh is not None and fresh.status == "running":
                 await self._settling.settle(fresh)
+                self._news.set()  # the session's next task may begin
         except DatabaseUnavailable as e:
             log.warning("task %s is settled later: %s", task.task_id, e.detail)
         except Exception:  # the slot must be free again whatever broke; the sweep settles the task
