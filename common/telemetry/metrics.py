@@ -69,7 +69,7 @@ CATALOGUE: dict[str, Spec] = {
     "task_wait_seconds": Spec("histogram", "Seconds from a task's due time to its start.", ("lane",), _LONG),
     "tasks_waiting": Spec("gauge", "Due tasks that wait, of all processes, by lane (counted up to 100 000).", ("lane",)),
     "tasks_running": Spec("gauge", "Tasks that run, of all processes, by lane.", ("lane",)),
-    "tasks_oldest_seconds": Spec("gauge", "Age of the oldest due task, of all processes, by lane.", ("lane",)),
+    "tasks_oldest_due": Spec("gauge", "Age of the oldest due task in seconds, of all processes, by lane.", ("lane",)),
     "schedule_ticks_total": Spec("counter", "Ticks of schedules by outcome (fired, missed: dropped after an hour).", ("outcome",)),
     "hotstore_errors_total": Spec("counter", "Hot-store operations that failed or took too long."),
     "lease_lost_total": Spec("counter", "Turns that another node took over from this one."),
@@ -186,7 +186,7 @@ class Metrics:
     task_wait_seconds: Family
     tasks_waiting: Family
     tasks_running: Family
-    tasks_oldest_seconds: Family
+    tasks_oldest_due: Family
     schedule_ticks_total: Family
     hotstore_errors_total: Counter
     lease_lost_total: Counter

@@ -124,4 +124,4 @@ class Settling:
         for lane in LANES:
             self._metrics.tasks_waiting.labels(lane).set(stats[lane].waiting)
             self._metrics.tasks_running.labels(lane).set(stats[lane].running)
-            self._metrics.tasks_oldest_seconds.labels(lane).set(stats[lane].oldest_seconds)
+            self._metrics.tasks_oldest_due.labels(lane).set(stats[lane].oldest_seconds)
