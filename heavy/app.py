@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute
 
 from common.endpoints.call import HttpCaller
 from common.endpoints.egress import EgressPolicy
+from common.endpoints.post import Poster
 from common.errors import ConfigInvalid
 from common.hotstore.open import open_hotstore
 from common.hotstore.protocol import HotStore
@@ -34,7 +35,9 @@ from heavy.jobs.journal import JournalMover
 from heavy.jobs.reconcile import TakeOver
 from heavy.jobs.schedules import Scheduler
 from heavy.jobs.settle import Settling
+from heavy.jobs.stores import JobStores
 from heavy.jobs.timers import Timers
+from heavy.jobs.webhooks import Deliverer
 from heavy.llm.gateway import open_gateway
 from heavy.llm.targets import default_targets, load_targets
 from heavy.routes.state import Explain, Heavy
@@ -89,6 +92,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             caller = await stack.enter_async_context(HttpCaller(EgressPolicy(settings.egress_allow, agents.hosts), metrics))
         gateway = await stack.enter_async_context(open_gateway(targets, metrics))
         mcp = await stack.enter_async_context(open_mcp(workflows, caller.policy))
+        poster = await stack.enter_async_context(Poster(EgressPolicy(settings.egress_allow, public_only=True)))
         owner = TurnOwner(stores.turns, hotstore, settings.lease_seconds)
         learner = Learner(stores.learned, hotstore, agents)
         mover = JournalMover(stores.turns, hotstore, metrics, owner.name, first_timers(workflows), learner.answered)
@@ -109,21 +113,13 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         session_reader = SessionReader(stores.sessions, hotstore, partial(_draining, given.inflight, turns))
         timers = Timers(stores, agents, turns, notes, mover)
         settling = Settling(stores, owner, hotstore, metrics)
-        dispatcher = Dispatcher(
-            stores=stores,
-            turns=turns,
-            owner=owner,
-            hotstore=hotstore,
-            settling=settling,
-            metrics=metrics,
-            slots=settings.tasks_at_once,
-            max_inflight=settings.max_inflight,
-        )
+        dispatcher = _dispatcher(settings, stores, turns, owner, hotstore, settling, metrics)
+        deliverer = Deliverer(stores.deliveries, hotstore, poster, metrics, settings.ticket_key)
         taking_over = TakeOver(stores.turns, hotstore, owner, turns)
         leaving = partial(_leave_in_time, turns, given.inflight, settings.drain_seconds)
         background: tuple[Work, ...] = (
             *(owner.keep_leases, owner.listen, taking_over.run, taking_over.listen, leaving),
-            *(mover.drain, gates.pay, timers.run, learner.work, session_reader.end_when_draining),
+            *(mover.drain, gates.pay, timers.run, deliverer.run, learner.work, session_reader.end_when_draining),
             *(dispatcher.run, dispatcher.listen, settling.run, Scheduler(stores.schedules, dispatcher, metrics).run),
         )
         for work in background:
@@ -145,10 +141,32 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             dispatcher=dispatcher,
             settling=settling,
             learner=learner,
+            given_urls=poster.policy,
             keys=KeyRing.open(settings.api_keys),
             metrics=metrics,
             explain=given.explain,
         )
+
+
+def _dispatcher(
+    settings: HeavySettings,
+    stores: JobStores,
+    turns: Turns,
+    owner: TurnOwner,
+    hotstore: HotStore,
+    settling: Settling,
+    metrics: Metrics,
+) -> Dispatcher:
+    return Dispatcher(
+        stores=stores,
+        turns=turns,
+        owner=owner,
+        hotstore=hotstore,
+        settling=settling,
+        metrics=metrics,
+        slots=settings.tasks_at_once,
+        max_inflight=settings.max_inflight,
+    )
 
 
 def create_app(settings: HeavySettings, *, metrics: Metrics, inflight: InFlight) -> Starlette:

@@ -25,6 +25,7 @@ POLL_SECONDS = (0.02, 0.05, 0.1, 0.2)
 STATE_CHECK_SECONDS = 2.0
 LOOK_SECONDS, LOOK_SECONDS_QUIET = 2.0, 8.0  # how often a watched session is looked at though nothing was told, and where that is long so
 PAGE = 100
+LOG_PAGE = 100  # events of a log that a reader holds at most: one that reads slowly must not keep the whole of it in memory
 DRAIN_CHECK_SECONDS = 0.2
 log = logging.getLogger(__name__)
 
@@ -70,18 +71,17 @@ class TurnReader:
 
     async def _rest(self, row: TurnRow, after: int) -> list[tuple[int, bytes]]:
         """The last events of an ended turn whose log lacks them: the node died between the commit and the log, or the log is lost."""
-        told = await self._logged(row, 0)
-        if told and event_type(told[-1]) in TERMINAL:
-            return list(enumerate(told[after:], after + 1))
-        told += retell(row, told)
+        told = list(await self._logged(row, 0, None))
+        if not told or event_type(told[-1]) not in TERMINAL:
+            told += retell(row, told)
         # A reader that has seen more than can be told again still learns how the turn ended.
         return list(enumerate(told[after:], after + 1)) or [(after + 1, told[-1])]
 
-    async def _logged(self, row: TurnRow, after: int) -> list[bytes]:
+    async def _logged(self, row: TurnRow, after: int, limit: int | None = LOG_PAGE) -> Sequence[bytes]:
         try:
-            return list(await self._hotstore.log_read(keys.events(row.turn_id), after))
+            return await self._hotstore.log_read(keys.events(row.turn_id), after, limit)
         except HotStoreUnavailable:
-            return []
+            return ()
 
     async def _follow_hotstore(self, row: TurnRow, after: int) -> AsyncGenerator[tuple[int, bytes]]:
         position, quiet, looked = after, 0, time.monotonic()

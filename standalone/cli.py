@@ -22,6 +22,8 @@ app = typer.Typer(
 )
 simulate = typer.Typer(help="The two stand-ins for trials and tests: an LLM provider, a business API.", no_args_is_help=True)
 app.add_typer(simulate, name="simulate")
+webhooks = typer.Typer(help="What receivers of webhooks need to know.", no_args_is_help=True)
+app.add_typer(webhooks, name="webhooks")
 
 Config = Annotated[Path, typer.Option("--config", help="Workflow file (JSON or YAML), or a directory of them.")]
 RoleConfig = Annotated[Path | None, typer.Option("--config", help="Workflow file or directory of them [default: LOADSPLIT_CONFIG].")]
@@ -150,6 +152,18 @@ def migrate() -> None:
 
     done = asyncio.run(run(HeavySettings.load().database))
     typer.echo("\n".join(f"applied {name}" for name in done) or "the schema is current")
+
+
+@webhooks.command(name="secret")
+def webhooks_secret(
+    tenant: Annotated[str, typer.Option(help="Whose secret.")] = "default",
+    data_dir: DataDir = None,
+) -> None:
+    """Print a tenant's secret, which signs for webhooks of requests that bring none. It follows from the ticket secret."""
+    from common.contracts.webhooks import tenant_secret
+    from common.settings import CommonSettings
+
+    typer.echo(tenant_secret(CommonSettings.load(data_dir=data_dir).ticket_key, tenant))
 
 
 @simulate.command(name="llm")

@@ -20,8 +20,9 @@ from aiohttp.abc import AbstractResolver
 
 from common.endpoints.breaker import Breaker, RetryBudget
 from common.endpoints.cache import FlightCache
-from common.endpoints.egress import MARK, EgressPolicy
+from common.endpoints.egress import EgressPolicy
 from common.endpoints.failures import EndpointFailed
+from common.endpoints.pools import FAILURES, Pools, reason_of
 from common.endpoints.request import CompiledEndpoint, Prepared, compile_endpoint
 from common.telemetry.metrics import Metrics
 
@@ -29,9 +30,6 @@ __all__ = ["CompiledEndpoint", "EndpointFailed", "HttpCaller", "compile_endpoint
 
 MAX_DEPTH = 64
 MAX_STATES = 10_000
-CONNECT_SECONDS = 5.0
-# Servers close idle connections after 5 s at the earliest (uvicorn, Node): keeping ours shorter avoids writing into a closing one.
-KEEPALIVE_SECONDS = 4.0
 PER_HOST = 512
 BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.05, 1.0
 _AGAIN = frozenset({502, 503, 504})
@@ -46,10 +44,7 @@ class _Health:
 
 
 class HttpCaller:
-    """An async context manager; one for a process and policy. `max_response` is bytes after decompression.
-
-    Two connection pools, one for hosts that the policy trusts by name and one for all others: so a socket's rule is known when it is made.
-    """
+    """An async context manager; one for a process and policy. `max_response` is bytes after decompression."""
 
     def __init__(
         self,
@@ -62,26 +57,12 @@ class HttpCaller:
         self.policy = policy or EgressPolicy()
         self._metrics = metrics or Metrics()
         self._max_response = max_response
-        self._resolver = resolver
-        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._pools = Pools(self.policy, headers=_HEADERS, per_host=PER_HOST, resolver=resolver)
         self._health: dict[str, _Health] = {}
         self._cache = FlightCache()
 
     async def __aenter__(self) -> HttpCaller:
-        for trusted in (True, False):
-            self._sessions[trusted] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=0,  # in-flight requests are bounded where they come in; a slow API must not starve the others here
-                    limit_per_host=PER_HOST,
-                    keepalive_timeout=KEEPALIVE_SECONDS,
-                    resolver=self._resolver,
-                    socket_factory=self.policy.socket_factory(trusted),
-                ),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers=_HEADERS,
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-                trust_env=False,
-            )
+        self._pools.open()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -90,9 +71,7 @@ class HttpCaller:
     async def aclose(self) -> None:
         """Ends shared flights and closes the connections."""
         await self._cache.aclose()
-        for session in self._sessions.values():
-            await session.close()
-        self._sessions.clear()
+        await self._pools.aclose()
         self._health.clear()
 
     async def call(
@@ -188,19 +167,9 @@ class HttpCaller:
                     raise EndpointFailed(ep.name, f"the API answered {response.status}", kind="status", upstream_status=response.status)
                 data = await self._read(ep, response)
                 result = _decode(ep, response, data)
-        except aiohttp.ClientConnectorError as e:
-            if MARK in str(e.os_error):
-                raise EndpointFailed(ep.name, "its address is refused by the egress policy", kind="egress") from None
-            raise EndpointFailed(ep.name, "the API could not be reached", kind="connect") from None
-        except aiohttp.InvalidURL:
-            raise EndpointFailed(ep.name, "the URL is wrong", kind="bad_value") from None
-        except aiohttp.ClientError as e:
-            timed_out = isinstance(e, TimeoutError)
-            raise EndpointFailed(ep.name, "the API could not be reached" if timed_out else "the API broke off", kind="connect") from None
-        except (UnicodeError, ValueError):  # aiohttp refuses a host or header that it cannot encode
-            raise EndpointFailed(ep.name, "the request cannot be sent", kind="bad_value") from None
-        except RuntimeError:  # uvloop's word for a connection that ended while it was being made
-            raise EndpointFailed(ep.name, "the API could not be reached", kind="connect") from None
+        except FAILURES as e:
+            kind, reason = reason_of(e, "the API")
+            raise EndpointFailed(ep.name, reason, kind=kind) from None
         if ep.success_when is not None and not search(ep.name, ep.success_when, result):
             raise EndpointFailed(ep.name, "the API's answer says that it did not succeed", kind="not_success")
         return len(data), result
@@ -227,7 +196,7 @@ class HttpCaller:
         if health is None:
             if len(self._health) >= MAX_STATES:  # only after very many configs: the oldest endpoint has most likely gone
                 self._health.pop(next(iter(self._health)))
-            health = self._health[ep.key] = _Health(self._sessions[self.policy.trusts(ep.host, ep.port)])
+            health = self._health[ep.key] = _Health(self._pools.of(ep.host, ep.port))
         return health
 
 

@@ -127,9 +127,9 @@ class MemoryHotStore:
             self._put(key, log, ttl, self._size(key) + sum(map(len, items)))
         return True
 
-    async def log_read(self, key: str, after: int) -> Sequence[bytes]:
+    async def log_read(self, key: str, after: int, limit: int | None = None) -> Sequence[bytes]:
         """The items after the first `after`."""
-        return self._list(key)[after:]
+        return self._list(key)[after : None if limit is None else after + limit]
 
     async def log_length(self, key: str) -> int:
         """How many items the log holds."""

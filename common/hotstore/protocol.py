@@ -66,8 +66,8 @@ class HotStore(Protocol):
     async def log_append(self, key: str, at: int, items: Sequence[bytes], ttl: float) -> bool:
         """Appends to an event log that must hold exactly `at` items now; False, and nothing written, when another writer was there."""
 
-    async def log_read(self, key: str, after: int) -> Sequence[bytes]:
-        """The items after the first `after`."""
+    async def log_read(self, key: str, after: int, limit: int | None = None) -> Sequence[bytes]:
+        """The items after the first `after`, at most `limit` of them."""
 
     async def log_length(self, key: str) -> int:
         """How many items the log holds; 0 when it is not there."""

@@ -164,9 +164,9 @@ class RedisHotStore:
         done: int = await self._log_append.run(1, key, at, _ms(ttl), *items)
         return done == 1
 
-    async def log_read(self, key: str, after: int) -> Sequence[bytes]:
+    async def log_read(self, key: str, after: int, limit: int | None = None) -> Sequence[bytes]:
         """The items after the first `after`."""
-        items: Any = await self._redis.lrange(key, after, -1)
+        items: Any = await self._redis.lrange(key, after, -1 if limit is None else after + limit - 1)
         return items
 
     async def log_length(self, key: str) -> int:

@@ -73,6 +73,11 @@ CATALOGUE: dict[str, Spec] = {
     "schedule_ticks_total": Spec("counter", "Ticks of schedules by outcome (fired, missed: dropped after an hour).", ("outcome",)),
     "hotstore_errors_total": Spec("counter", "Hot-store operations that failed or took too long."),
     "lease_lost_total": Spec("counter", "Turns that another node took over from this one."),
+    "webhook_deliveries_total": Spec(
+        "counter", "Attempts to deliver a message to a webhook, by outcome (delivered, again, failed).", ("outcome",)
+    ),
+    "webhook_seconds": Spec("histogram", "Seconds of one attempt to deliver a message to a webhook.", (), _CALL),
+    "webhooks_pending": Spec("gauge", "Messages to webhooks that wait, in the whole database; each process counts them every 15 s."),
 }
 
 
@@ -190,6 +195,9 @@ class Metrics:
     schedule_ticks_total: Family
     hotstore_errors_total: Counter
     lease_lost_total: Counter
+    webhook_deliveries_total: Family
+    webhook_seconds: Histogram
+    webhooks_pending: Gauge
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()

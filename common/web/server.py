@@ -16,10 +16,13 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from common.web.middleware import FAREWELL_SECONDS
+from common.web.sse import CUT
 
 SOCKET_MESSAGE = 65_536  # bytes of one WebSocket message; clients have next to nothing to say on one
+UNREAD_MS = 90_000
 CLOSE = (b"connection", b"close")
 KEEP_ALIVE_SECONDS = 75  # longer than Nginx keeps an idle upstream connection, so that Nginx is the one that closes
 
@@ -33,6 +36,8 @@ def bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # what is accepted inherits it: the kernel ends a connection whose other end takes nothing
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MS)
     try:
         sock.bind((host, port))
     except OSError as e:
@@ -65,7 +70,7 @@ def serve(app: Any, sock: socket.socket, *, drain_seconds: float, on_drain: Call
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=_Protocol,
         lifespan="on",
         access_log=False,
         log_config=None,
@@ -96,6 +101,14 @@ def startup_failure(app: Any) -> Iterator[None]:
 
 def _not_the_lifespan(record: logging.LogRecord) -> bool:
     return record.module != "on"
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's own, whose connection an app can cut: what was written to a client that reads nothing would be flushed first otherwise."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope[CUT] = self.transport.abort  # type: ignore[literal-required]
 
 
 class _Server(uvicorn.Server):

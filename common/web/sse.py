@@ -6,7 +6,7 @@ It knows nothing of turns: frames are bytes that `common.contracts.events.frame`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 from common.contracts.events import HEARTBEAT, HEARTBEAT_SECONDS, RETRY
 from common.web.asgi import Receive, Send
@@ -16,12 +16,15 @@ HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
 )
+# In the scope where the server can do it: a callable that ends the connection without a flush.
+CUT = "loadsplit.cut"
 # A client that takes nothing for this long is gone for all that matters; its turn goes on and can be resumed.
 STALL_SECONDS = 60.0
 
 
 class SSEWriter:
-    """One stream to one client. The request's body must have been read: what `receive` says from then on is the disconnect."""
+    """One stream to one client. The request's body must have been read: what `receive` says from then on is the disconnect. `cut` ends
+    the connection of a client that takes nothing any more."""
 
     def __init__(
         self,
@@ -29,11 +32,13 @@ class SSEWriter:
         send: Send,
         *,
         headers: Iterable[tuple[bytes, bytes]] = (),
+        cut: Callable[[], None] | None = None,
         heartbeat: float = HEARTBEAT_SECONDS,
         stall: float = STALL_SECONDS,
     ) -> None:
         self._receive, self._send = receive, send
         self._headers = [*HEADERS, *headers]
+        self._cut = cut
         self._heartbeat, self._stall = heartbeat, stall
         self._sent = 0  # counts frames, so that the heartbeat knows whether it was quiet
         self._sending_since: float | None = None
@@ -48,6 +53,8 @@ class SSEWriter:
             await asyncio.wait({pump, gone, pulse}, return_when=asyncio.FIRST_COMPLETED)
             if pump.done():
                 return pump.result()
+            if not gone.done() and self._cut is not None:
+                self._cut()
             return False
         finally:
             for task in (pump, gone, pulse):

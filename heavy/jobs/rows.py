@@ -20,10 +20,10 @@ PENDING: frozenset[TaskStatus] = frozenset({"pending"})
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """The webhook of a request that hears of its tasks. `events` are separated by blanks, with one at both ends; None for all."""
+    """The webhook of a request, which hears of the tasks that it makes, and of which of their ends."""
 
     webhook_id: str
-    events: str | None = None
+    events: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -20,8 +21,10 @@ from common.web.asgi import Headers, Receive, Scope, Send, discard, header, read
 from heavy.jobs.requests import BatchRequest, read_batch
 from heavy.jobs.rows import STATUSES, BatchRow, NewBatch, NewTask
 from heavy.jobs.tasks import item_document, stored_request
+from heavy.routes import hooks
 from heavy.routes.state import Heavy, caller_of, heavy_of
 from heavy.routes.tasks import asked
+from heavy.turns.notes import tell_deliverers
 
 BODY_LIMIT = 16 * 2**20
 READ_AT_ONCE = 8  # of such bodies in one process; more are told to come back
@@ -108,6 +111,7 @@ def document(batch: BatchRow) -> dict[str, Any]:
 
 async def _store(heavy: Heavy, tenant: str, read: BatchRequest, key: Keyed | None, rid: str) -> tuple[BatchRow, list[dict[str, Any]], bool]:
     """The stored batch, the first errors of its items, and whether it was there already."""
+    receiver = hooks.checked(heavy, read.options.webhook, hooks.OF_BATCH)
     batch_id = key.ids[0] if key else f"b_{int(time.time() * 1000):012x}{os.urandom(10).hex()}"
     if key is not None:
         for known_id in key.ids:
@@ -115,8 +119,11 @@ async def _store(heavy: Heavy, tenant: str, read: BatchRequest, key: Keyed | Non
             if known is not None and (known_id == batch_id or known.created_at > time.time() - KEPT_SECONDS):
                 key.refuse_other(known.fingerprint)
                 return known, await _errors(heavy, known), True
-    tasks = [_task(heavy, tenant, batch_id, index, item, read, rid) for index, item in enumerate(read.items)]
-    row, new = await heavy.stores.tasks.submit_batch(NewBatch(tenant, batch_id, fingerprint=key.fingerprint if key else ""), tasks)
+    hook = await hooks.kept(heavy, tenant, receiver)
+    tasks = [replace(_task(heavy, tenant, batch_id, index, item, read, rid), hook=hook) for index, item in enumerate(read.items)]
+    row, new = await heavy.stores.tasks.submit_batch(NewBatch(tenant, batch_id, hook, key.fingerprint if key else ""), tasks)
+    if row.finished_at is not None:
+        await tell_deliverers(heavy.hotstore)
     if key is not None:
         key.refuse_other(row.fingerprint)
     errors = [{"index": task.position, "error": task.error} for task in tasks if task.error is not None]

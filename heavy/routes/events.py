@@ -19,7 +19,7 @@ from common.contracts.query import check_id
 from common.errors import Forbidden, LoadsplitError
 from common.web.asgi import Receive, Scope, Send, header, request_id
 from common.web.errors import as_loadsplit_error, problem_response
-from common.web.sse import STALL_SECONDS, SSEWriter
+from common.web.sse import CUT, STALL_SECONDS, SSEWriter
 from heavy.routes.state import Heavy, caller_of, heavy_of
 from heavy.routes.stream import starting_after
 from heavy.turns.stores import DatabaseUnavailable
@@ -37,7 +37,7 @@ class SessionEvents:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one reader until it leaves or this process drains."""
         heavy, tenant, session_id = await _admit(scope, scope["headers"])
-        await SSEWriter(receive, send).run(_frames(heavy, tenant, session_id, starting_after(scope)))
+        await SSEWriter(receive, send, cut=scope.get(CUT)).run(_frames(heavy, tenant, session_id, starting_after(scope)))
 
 
 async def session_socket(websocket: WebSocket) -> None:

@@ -85,7 +85,9 @@ async def admit(heavy: Heavy, scope: Scope, query: Query) -> Admission:
             raise Unauthorized("the ticket does not hold")
         if ticket.expired and await heavy.stores.turns.get(ticket.tenant, ticket.turn_id) is None:
             raise Unauthorized("the ticket does not hold")
-        return Admission(ticket.tenant, ticket.turn_id, ticket.plan, ticket.deadline, _keyed(heavy, scope, ticket.tenant, query))
+        key = _keyed(heavy, scope, ticket.tenant, query)
+        turn_id = ticket.turn_id if key is None or ticket.turn_id in key.ids else key.ids[0]
+        return Admission(ticket.tenant, turn_id, ticket.plan, ticket.deadline, key)
     if heavy.keys.empty:
         raise Unauthorized("this tier takes queries with a ticket of the lightweight tier or an API key only")
     caller = heavy.keys.authenticate(scope["headers"])

@@ -15,6 +15,7 @@ from heavy.jobs.cron import Cron
 from heavy.jobs.requests import read_schedule
 from heavy.jobs.rows import NewSchedule, ScheduleRow
 from heavy.jobs.tasks import stored_request
+from heavy.routes import hooks
 from heavy.routes.paging import next_cursor, read_cursor
 from heavy.routes.sessions import number
 from heavy.routes.state import heavy_of
@@ -27,16 +28,19 @@ async def post_schedule(request: Request) -> Response:
     """Stores a schedule, enabled: 201 with its first tick."""
     heavy, tenant = asked(request)
     read = read_schedule(parse_object(await read_body(request.scope, request.receive)))
+    receiver = hooks.checked(heavy, read.options.webhook)
+    agent = heavy.agents.choose(read.query.agent_id)
     schedule = NewSchedule(
         tenant=tenant,
         schedule_id=f"sch_{new_turn_id()[2:]}",
         cron=read.expression,
         timezone=read.timezone,
         session_id=read.query.session_id,
-        agent_id=heavy.agents.choose(read.query.agent_id).workflow.agent_id,
+        agent_id=agent.workflow.agent_id,
         request=stored_request(read.query, request_id(request.scope)),
         max_attempts=read.options.max_attempts,
         next_at=read.cron.after(time.time()),
+        hook=await hooks.kept(heavy, tenant, receiver),
     )
     return JSONResponse(document(await heavy.stores.schedules.create(schedule)), 201)
 
@@ -94,6 +98,7 @@ def document(schedule: ScheduleRow) -> dict[str, Any]:
         "user_id": request["user_id"],
         "context": request["context"],
         "max_attempts": schedule.max_attempts,
+        "webhook": {"webhook_id": schedule.hook.webhook_id, "events": schedule.hook.events} if schedule.hook else None,
         "created_at": schedule.created_at,
     }
 

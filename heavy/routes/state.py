@@ -9,6 +9,7 @@ from typing import Any
 from starlette.types import Scope
 
 from common.contracts.learned import LearnedRoute
+from common.endpoints.egress import EgressPolicy
 from common.hotstore.protocol import HotStore
 from common.telemetry.metrics import Metrics
 from common.web.auth import Caller, KeyRing
@@ -31,7 +32,7 @@ Explain = Callable[[str, str, LearnedRoute | None], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Heavy:
-    """The open tier. `explain` is there only where the rule tier is in the same process."""
+    """The open tier. `explain` is there only where the rule tier is in the same process. `given_urls` says where callers' URLs may lead."""
 
     settings: HeavySettings
     stores: JobStores
@@ -47,6 +48,7 @@ class Heavy:
     dispatcher: Dispatcher
     settling: Settling
     learner: Learner
+    given_urls: EgressPolicy
     keys: KeyRing
     metrics: Metrics
     explain: Explain | None = None

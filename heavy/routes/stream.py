@@ -12,7 +12,7 @@ from common.contracts.events import TERMINAL, event_type, frame
 from common.contracts.problem import problem
 from common.errors import InvalidRequest, LoadsplitError
 from common.web.asgi import Headers, Receive, Scope, Send, header, request_id
-from common.web.sse import SSEWriter
+from common.web.sse import CUT, SSEWriter
 from heavy.routes.state import Heavy
 from heavy.turns.owner import OwnedTurn
 from heavy.turns.rows import TurnRow
@@ -33,7 +33,8 @@ async def send_turn(
     headers: Headers = (),
 ) -> None:
     """Streams the events of a turn after number `after`. A client that leaves stops it only where it said so (`cancels`)."""
-    finished = await SSEWriter(receive, send, headers=headers).run(frames(heavy, tenant, turn, after, request_id(scope)))
+    writer = SSEWriter(receive, send, headers=headers, cut=scope.get(CUT))
+    finished = await writer.run(frames(heavy, tenant, turn, after, request_id(scope)))
     if not finished and cancels:
         await heavy.stores.turns.cancel(tenant, turn.turn_id, reason=GONE)
         await heavy.owner.cancel_anywhere(turn.turn_id, GONE)

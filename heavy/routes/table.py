@@ -13,6 +13,7 @@ from common.web.middleware import InFlight
 from common.web.openapi import docs, openapi_json
 from heavy.routes.approvals import decide_approval
 from heavy.routes.batches import PostBatch, delete_batch, get_batch, get_results
+from heavy.routes.deliveries import get_delivery, list_deliveries, replay_delivery, replay_failed
 from heavy.routes.events import SessionEvents, session_socket
 from heavy.routes.handoff import list_sessions, post_handoff
 from heavy.routes.learned import forget_learned, list_learned, match, propose_rules
@@ -23,6 +24,15 @@ from heavy.routes.sessions import delete_session, get_session
 from heavy.routes.state import heavy_of
 from heavy.routes.tasks import delete_task, get_task, list_tasks, post_async, retry_task
 from heavy.routes.turns import cancel_turn, get_turn, stream_turn
+from heavy.routes.webhooks import (
+    change_webhook,
+    delete_webhook,
+    get_webhook,
+    list_webhooks,
+    register_webhook,
+    send_test,
+    show_secret,
+)
 
 
 class StreamTurn:
@@ -57,6 +67,7 @@ def resource_routes(inflight: InFlight) -> list[BaseRoute]:
         Route("/admin/api/agents/{agent_id}/learned", forget_learned, methods=["DELETE"]),
         Route("/admin/api/agents/{agent_id}/learned/proposals", propose_rules, methods=["GET"]),
         Route("/admin/api/agents/{agent_id}/match", match, methods=["POST"]),
+        *webhook_routes(),
         *watch_routes(inflight),
         Route("/", index, methods=["GET"]),
         Route("/assets/{name}", asset, methods=["GET"]),
@@ -91,6 +102,24 @@ def _job_routes() -> list[BaseRoute]:
         Route("/api/v1/schedules/{schedule_id}", get_schedule, methods=["GET"]),
         Route("/api/v1/schedules/{schedule_id}", patch_schedule, methods=["PATCH"]),
         Route("/api/v1/schedules/{schedule_id}", delete_schedule, methods=["DELETE"]),
+    ]
+
+
+def webhook_routes() -> list[BaseRoute]:
+    """Webhooks and the messages to them. `secret` and `deliveries` stand before what could be an id."""
+    return [
+        Route("/api/v1/webhooks", register_webhook, methods=["POST"]),
+        Route("/api/v1/webhooks", list_webhooks, methods=["GET"]),
+        Route("/api/v1/webhooks/secret", show_secret, methods=["GET"]),
+        Route("/api/v1/webhooks/deliveries", list_deliveries, methods=["GET"]),
+        Route("/api/v1/webhooks/deliveries/replay", replay_failed, methods=["POST"]),
+        Route("/api/v1/webhooks/deliveries/{delivery_id}", get_delivery, methods=["GET"]),
+        Route("/api/v1/webhooks/deliveries/{delivery_id}/replay", replay_delivery, methods=["POST"]),
+        Route("/api/v1/webhooks/{webhook_id}", get_webhook, methods=["GET"]),
+        Route("/api/v1/webhooks/{webhook_id}", change_webhook, methods=["PATCH"]),
+        Route("/api/v1/webhooks/{webhook_id}", delete_webhook, methods=["DELETE"]),
+        Route("/api/v1/webhooks/{webhook_id}/test", send_test, methods=["POST"]),
+        Route("/admin/api/webhooks", list_webhooks, methods=["GET"]),
     ]
 
 

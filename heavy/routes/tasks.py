@@ -14,6 +14,7 @@ from common.web.asgi import header, read_body, request_id
 from heavy.jobs.requests import read_options
 from heavy.jobs.rows import OPEN, STATUSES, NewTask, TaskRow
 from heavy.jobs.tasks import document, retry_of, seen, stored_request
+from heavy.routes import hooks
 from heavy.routes.paging import next_cursor, read_cursor
 from heavy.routes.sessions import number
 from heavy.routes.state import Heavy, caller_of, heavy_of
@@ -26,7 +27,7 @@ async def post_async(request: Request) -> Response:
     heavy, tenant = asked(request)
     doc = parse_object(await read_body(request.scope, request.receive))
     query, options = read_query(doc), read_options(doc)
-    agent = heavy.agents.choose(query.agent_id)
+    agent, receiver = heavy.agents.choose(query.agent_id), hooks.checked(heavy, options.webhook)
     asked_for, secret = [query.as_asked(), options.asked], heavy.settings.ticket_key
     key = keyed(header(request.scope, HEADER), tenant, asked_for, secret, kind="async")
     if key is not None and (earlier := await _earlier(heavy, tenant, query.session_id, key)) is not None:
@@ -40,6 +41,7 @@ async def post_async(request: Request) -> Response:
         max_attempts=options.max_attempts,
         run_at=options.run_at,
         delay_seconds=options.delay_seconds,
+        hook=await hooks.kept(heavy, tenant, receiver),
         fingerprint=key.fingerprint if key else "",
     )
     row, new = await heavy.stores.tasks.submit(task)

@@ -7,6 +7,7 @@ from typing import Any
 
 from heavy.jobs.rows import BatchRow, Hook, NewSchedule, NewTask, ScheduleRow, TaskEnd, TaskRow, TaskStatus, TaskTurn
 from heavy.storage.rows import Row, from_json, text, to_json
+from heavy.storage.webhook_rows import names_of
 
 # What `new_values` gives, in the order of the parameters of an insert.
 NEW_COLUMNS = (
@@ -62,11 +63,10 @@ def viewed_of(row: Row) -> TaskRow:
 def new_values(task: NewTask) -> tuple[Any, ...]:
     """The values of NEW_COLUMNS. One that comes with an error has ended."""
     status = "pending" if task.error is None else "failure"
-    hook = (task.hook.webhook_id, task.hook.events) if task.hook else (None, None)
     return (
         task.tenant, task.task_id, task.session_id, task.agent_id, task.lane, status, to_json(task.request), to_json(task.error),
-        task.run_at, task.delay_seconds, task.max_attempts, task.batch_id, task.position, task.schedule_id, task.retry_of, *hook,
-        task.fingerprint,
+        task.run_at, task.delay_seconds, task.max_attempts, task.batch_id, task.position, task.schedule_id, task.retry_of,
+        *hook_values(task.hook), task.fingerprint,
     )  # fmt: skip
 
 
@@ -112,10 +112,14 @@ def schedule_of(row: Row) -> ScheduleRow:
 
 def schedule_values(schedule: NewSchedule) -> tuple[Any, ...]:
     """The values of a new row, in the order of the table, without `enabled`, the ticks and the time."""
-    hook = (schedule.hook.webhook_id, schedule.hook.events) if schedule.hook else (None, None)
     head = (schedule.tenant, schedule.schedule_id, text(schedule.cron), schedule.timezone, schedule.session_id, schedule.agent_id)
-    return (*head, to_json(schedule.request), schedule.max_attempts, *hook)
+    return (*head, to_json(schedule.request), schedule.max_attempts, *hook_values(schedule.hook))
+
+
+def hook_values(hook: Hook | None) -> tuple[str | None, str | None]:
+    """The columns of a hook."""
+    return (hook.webhook_id, names_of(hook.events)) if hook else (None, None)
 
 
 def _hook_of(row: Row) -> Hook | None:
-    return None if row["webhook_id"] is None else Hook(row["webhook_id"], row["webhook_events"])
+    return None if row["webhook_id"] is None else Hook(row["webhook_id"], tuple(row["webhook_events"].split()))

@@ -17,7 +17,7 @@ from common.contracts.events import TERMINAL, Event, event_type, payload
 from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
 
-MAX_BATCH = 256
+MAX_BATCH, BATCH_BYTES = 256, 65_536
 
 
 class TurnLog:
@@ -72,11 +72,13 @@ class TurnLog:
                     yield position, line
 
     async def batches(self, after: int) -> AsyncGenerator[tuple[int, list[bytes]]]:
-        """The same in bunches: (id of the first, all lines that are there by now, at most MAX_BATCH). Deltas that came out of one read
-        from the model so leave in one write to the client."""
+        """The same in bunches: (id of the first, all lines that are there by now, at most MAX_BATCH and about BATCH_BYTES). Deltas that
+        came out of one read from the model so leave in one write to the client, and one that reads slowly is sent no more than that."""
         position = after
         while True:
             while lines := self.lines[position : min(position + MAX_BATCH, self._shown)]:
+                if (size := sum(map(len, lines))) > BATCH_BYTES:
+                    lines = lines[: max(1, len(lines) * BATCH_BYTES // size)]
                 yield position + 1, lines
                 position += len(lines)
             if self.ended and (self.abandoned or position >= len(self.lines)):

@@ -15,9 +15,16 @@ from heavy.turns.stores import SessionStore
 
 
 async def tell(hotstore: HotStore, tenant: str, session_id: str) -> None:
-    """Wakes who follows the session's events, on every replica. Without a hot store they look for themselves."""
+    """Wakes who follows the session's events, and who delivers them to webhooks, on every replica. Without a hot store they look for
+    themselves."""
     with contextlib.suppress(HotStoreUnavailable):
-        await hotstore.publish(keys.session_channel(tenant, session_id), b"")
+        await asyncio.gather(hotstore.publish(keys.session_channel(tenant, session_id), b""), hotstore.publish(keys.DELIVERIES, b""))
+
+
+async def tell_deliverers(hotstore: HotStore) -> None:
+    """The same for messages to webhooks that are no session's."""
+    with contextlib.suppress(HotStoreUnavailable):
+        await hotstore.publish(keys.DELIVERIES, b"")
 
 
 class Notes:

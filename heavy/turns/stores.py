@@ -31,6 +31,7 @@ from heavy.turns.rows import (
     TimerRow,
     TurnRow,
 )
+from heavy.turns.webhooks import DeliveryStore, WebhookStore
 
 
 class LeaseLost(LoadsplitError):
@@ -67,7 +68,7 @@ class SessionStore(Protocol):
         it may give more than `limit` so that the first turn is complete."""
 
     async def delete(self, tenant: str, session_id: str) -> bool:
-        """Erases the session, its turns, messages, events and timers; False when there was none."""
+        """Erases the session, its turns, messages, events, timers and messages to webhooks; False when there was none."""
 
     async def note(self, note: Note) -> SessionRow | None:
         """Applies a note in one transaction; the session as it is afterwards. None, and nothing changed, when there is no such session or
@@ -202,6 +203,8 @@ class Stores(Protocol):
     turns: TurnStore
     timers: TimerStore
     learned: LearnedStore
+    webhooks: WebhookStore
+    deliveries: DeliveryStore
 
     async def ping(self) -> float:
         """Seconds of one round trip. Raises DatabaseUnavailable."""

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.fault_agents import write_agents, write_models, write_script
 from tests.support.odd_api import OddApi
+from tests.support.receiver import Receiver
 from tests.support.running import Running
 from tests.support.services import PostgresServer, RedisServer, free_port
 from tests.support.split import Split, split_of
@@ -49,11 +50,19 @@ def odd_api() -> Iterator[OddApi]:
 
 
 @pytest.fixture(scope="session")
-def env(llm: Running, business: Running, odd_api: OddApi) -> dict[str, str]:
+def receiver() -> Iterator[Receiver]:
+    """A receiver of webhooks; each test has paths of its own."""
+    with Receiver() as it:
+        yield it
+
+
+@pytest.fixture(scope="session")
+def env(llm: Running, business: Running, odd_api: OddApi, receiver: Receiver) -> dict[str, str]:
     """The environment of a tier that speaks to the simulators."""
+    allow = {"LOADSPLIT_EGRESS_ALLOW": receiver.allowed}
     urls = {"OPENAI_BASE_URL": llm.url + "/v1", "BUSINESS": business.url, "ODD": odd_api.url}
     keys = {"OPENAI_API_KEY": LLM_KEY, "ANTHROPIC_API_KEY": LLM_KEY, "SHOP_TOKEN": SHOP_TOKEN, "LOADSPLIT_TICKET_SECRET": TICKET_SECRET}
-    return {**urls, **keys}
+    return {**urls, **keys, **allow}
 
 
 @pytest.fixture(scope="session")

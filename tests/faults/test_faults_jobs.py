@@ -96,14 +96,14 @@ def test_a_tools_reply_is_lost(split: Split, odd_api: OddApi) -> None:
     assert done["result"]["message"] == "The posting is done."
     keys = [s.headers["idempotency-key"] for s in odd_api.seen if s.path == "/once" and s.headers["idempotency-key"].startswith(task_id)]
     assert len(keys) == 2
-    assert [key for key in odd_api.applied if key.startswith(task_id)] == [keys[0]] == [keys[1]]
+    assert [key for key in odd_api.once if key.startswith(task_id)] == [keys[0]] == [keys[1]]
 
 
 def test_a_tools_reply_is_lost_with_the_node(split: Split, odd_api: OddApi) -> None:
     """The same where the node dies while it waits for the reply."""
     killed, other = split.heavy[0], split.heavy[1].client
     task_id = submit(killed.client, "hanging", "jobs-hanging", agent_id="clerk")
-    wait_until_sync(lambda: any(key.startswith(task_id) for key in odd_api.applied), "the effect is there")
+    wait_until_sync(lambda: any(key.startswith(task_id) for key in odd_api.once), "the effect is there")
     killed.kill()
     done = until(other, task_id, "success")
     assert done["result"]["message"] == "The hanging is done."
@@ -111,7 +111,7 @@ def test_a_tools_reply_is_lost_with_the_node(split: Split, odd_api: OddApi) -> N
         s.headers["idempotency-key"] for s in odd_api.seen if s.path == "/once/hang" and s.headers["idempotency-key"].startswith(task_id)
     ]
     assert len(keys) == 2
-    assert [key for key in odd_api.applied if key.startswith(task_id)] == [keys[0]] == [keys[1]]
+    assert [key for key in odd_api.once if key.startswith(task_id)] == [keys[0]] == [keys[1]]
 
 
 def test_what_always_fails_ends_and_the_queue_moves(split: Split) -> None:

@@ -98,7 +98,13 @@ def test_what_people_and_timers_say_arrives_by_itself(stub: StubServer) -> None:
         seen += process.stdout.readline()
     _, err = process.communicate("", timeout=20)
     assert (process.returncode, err) == (0, "")
-    for said in ("reminder Still [there]?", "A colleague has joined.", "agent What you asked for.", "colleague Kim here.", "for wipe {}. Answer yes or no."):
+    for said in (
+        "reminder Still [there]?",
+        "A colleague has joined.",
+        "agent What you asked for.",
+        "colleague Kim here.",
+        "for wipe {}. Answer yes or no.",
+    ):
         assert said in seen
     assert stub.script.watched_after == ["0"]
 

@@ -56,7 +56,7 @@ async def test_a_batch_is_stored_once(stores: JobStores, other_stores: JobStores
 
 
 async def test_a_hook_is_kept_with_each_task(stores: JobStores) -> None:
-    hook = Hook("wh_1", " task.failed ")
+    hook = Hook("wh_1", ("task.failed", "batch.completed"))
     await store(stores, 1, hook=hook)
     (task,) = await pick(stores, lane="batch")
     assert task.hook == hook

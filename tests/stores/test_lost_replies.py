@@ -9,11 +9,15 @@ import pytest
 
 from common.contracts.query import Usage
 from heavy.storage.postgres.connection import Database
+from heavy.storage.postgres.deliveries import PostgresDeliveries
 from heavy.storage.postgres.sessions import PostgresSessions
 from heavy.storage.postgres.turns import PostgresTurns
+from heavy.storage.postgres.webhooks import PostgresWebhooks
 from heavy.turns.rows import ArmTimer, Note, SessionEvent
 from heavy.turns.stores import LeaseLost, Stores
+from heavy.turns.webhooks import Change, Verdict
 from tests.support.turns import LEASE, accept, answer, fence_of, new_turn, session_of, talk, tool_step
+from tests.support.webhooks import CLOSED, PATIENCE, add, all_of, close, due, receiver
 
 T = TypeVar("T")
 EVENT = SessionEvent("session.e", {"session_id": "s1"})
@@ -102,3 +106,45 @@ async def test_a_note_on_a_hand_off(stores: Stores, lossy: Database) -> None:
     assert noted is not None
     assert (noted.status, noted.handoff, noted.event_seq) == ("ready", {"by": "Ann"}, 1)
     assert await event_ids(stores) == [1]
+
+
+async def test_the_messages_of_a_step_are_made_once(stores: Stores, lossy: Database) -> None:
+    await add(stores)
+    turn = (await accept(stores, "t_1")).turn
+    await PostgresTurns(lossy).finish(fence_of(turn), answer(events=[SessionEvent(CLOSED, {})]))
+    assert await PostgresSessions(lossy).note(Note("acme", "s1", handoff={"by": "Ann"}, before={}, events=[SessionEvent(CLOSED, {})]))
+    assert len(await all_of(stores)) == 2
+
+
+async def test_a_webhooks_life(stores: Stores, lossy: Database) -> None:
+    webhooks = PostgresWebhooks(lossy)
+    row = await webhooks.add("acme", "wh_1", receiver(), most=1)
+    assert row is not None
+    assert row == await stores.webhooks.get("acme", "wh_1")
+    assert await webhooks.ensure("acme", receiver()) == await stores.webhooks.ensure("acme", receiver())
+    off = await webhooks.change("acme", "wh_1", Change(enabled=False))
+    assert off is not None
+    assert off.disabled_at is not None
+    assert await webhooks.delete("acme", "wh_1") is True
+    assert await stores.webhooks.get("acme", "wh_1") is None
+
+
+async def test_a_messages_life(stores: Stores, lossy: Database) -> None:
+    webhook, deliveries = await add(stores), PostgresDeliveries(lossy)
+    sent = await deliveries.send("acme", "msg_1", webhook.webhook_id, "webhook.test", "{}")
+    assert sent is not None
+    (found,) = await due(stores)
+    await deliveries.release(found.row)
+    (found,) = await due(stores)
+    assert found.row.attempts == 1
+    await deliveries.settle(found.row, Verdict(False, None, 410, "gone", disable="gone"), patience_seconds=PATIENCE)
+    await stores.webhooks.change("acme", webhook.webhook_id, Change(enabled=True))
+    again = await deliveries.replay("acme", "msg_1")
+    assert again is not None
+    assert (again.status, again.attempts) == ("pending", 0)
+    (found,) = await due(stores)
+    await deliveries.settle(found.row, Verdict(True, status=200), patience_seconds=PATIENCE)
+    (row,) = await all_of(stores)
+    assert (row.status, row.attempts) == ("delivered", 1)
+    await close(stores)
+    assert len(await all_of(stores)) == 2

@@ -43,6 +43,7 @@ def write_agents(folder: Path, api_port: int) -> Path:
         for alias in ("single", "pair"):
             made[f"{alias}-{provider}"] = _shop(f"{alias}-{provider}", f"{alias}-{provider}")
         made[f"desk-{provider}"] = _desk(provider)
+        made[f"book-{provider}"] = _book(provider)
     made["dead"] = _shop("dead", "dead")
     for name, workflow in made.items():
         (agents / f"{name}.json").write_text(json.dumps(workflow, ensure_ascii=False))
@@ -72,15 +73,19 @@ def write_models(folder: Path, llm_url: str, api_url: str) -> Path:
 def write_script(folder: Path) -> Path:
     """The LLM simulator's profile: the shop's, and before it what the fault tests need."""
     path = folder / "profile.json"
-    rules = [*_desk_rules(), *_staggered()]
+    rules = [*_desk_rules(), *_staggered(), *_book_rules()]
     rules.append({"when": {"system": "RETURNS-DESK", "user": "take your time"}, "text": "Which order is it?", "first_token_ms": 1000})
     rules += [
         {"when": {"user": f"a {how} answer"}, "text": "Slow words.", "first_token_ms": ms} for how, ms in (("slow", 1500), ("late", 2000))
     ]
+    flood = " ".join(f"word{n}" + "x" * 10_000 for n in range(400))
+    rules.append({"when": {"user": "a flood of words"}, "text": flood, "token_ms": 0})
+    rules.append({"when": {"user": "a very long story"}, "text": " ".join(f"word{n}" for n in range(400)), "token_ms": 20})
     rules.append({"when": {"user": "after \\w+"}, "text": "These words come before it breaks off for good."})
     rules += _clerk_rules()
     intent = [{"when": {"purpose": "intent", "user": "send it back"}, "tool_calls": [{"name": "returns_desk"}]}]
     intent += [{"when": {"purpose": "intent", "user": f"^{name}"}, "tool_calls": [{"name": name}]} for name in CLERK_SKILLS]
+    intent += [{"when": {"purpose": "intent", "user": "pay now"}, "tool_calls": [{"name": "pay"}]}]
     intent += [{"when": {"purpose": "intent"}, "tool_calls": [{"name": "reply_directly"}]}]
     path.write_text(json.dumps({**PROFILE, "rules": [*intent, *rules, *PROFILE["rules"]], "faults": [*_faults(), *PROFILE["faults"]]}))
     return path
@@ -234,3 +239,36 @@ def _slow() -> dict[str, Any]:
     flows = [{"flow_id": f"slow{n}", "trigger_patterns": [p], "response_template": "Hit."} for n, p in enumerate(patterns)]
     rest = {"flow_id": "rest", "trigger_patterns": ["(?s)."], "priority": -1, "response_template": "Nothing."}
     return {"agent_id": "slow", "flows": [*flows, rest]}
+
+
+def _book(provider: str) -> dict[str, Any]:
+    """Skills whose tool has an effect: its reply is lost, comes late, or comes late where the file says that it must not be called twice;
+    the same of a flow that an LLM chooses."""
+
+    def tool(name: str, query: str, **more: Any) -> dict[str, Any]:
+        endpoint = {"url": f"${{ODD}}/apply?{query}", "method": "POST", "body": {"for": "{session_id}"}, "timeout": 10, **more}
+        return {"name": name, "description": name, "parameters": {"type": "object", "properties": {}}, "endpoint": endpoint}
+
+    tools = [tool("lost", "lose=1"), tool("late", "wait=2"), tool("once", "wait=2", idempotent=False)]
+    skills = [
+        {
+            "skill_id": t["name"],
+            "description": t["name"],
+            "trigger_patterns": [f"^book {t['name']}$"],
+            "system_prompt": f"BOOK-{t['name']}-DESK",
+            "tools": ["late", t["name"]],
+        }
+        for t in tools
+    ]
+    pay = {"flow_id": "pay", "description": "Pay", "type": "intent", "endpoint": tools[-1]["endpoint"], "response_template": "Paid."}
+    models = {"default": f"single-{provider}"}
+    return {"agent_id": f"book-{provider}", "models": models, "tools": tools, "skills": skills, "flows": [pay]}
+
+
+def _book_rules() -> list[dict[str, Any]]:
+    rules: list[dict[str, Any]] = []
+    for name in ("lost", "late", "once"):
+        when = {"system": f"BOOK-{name}-DESK"}
+        rules.append({"when": {**when, "tool_results": 0}, "tool_calls": [{"name": name, "arguments": {}}]})
+        rules.append({"when": when, "tool_calls": [{"name": "done", "arguments": {"message": "It is booked."}}]})
+    return rules

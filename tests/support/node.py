@@ -15,7 +15,7 @@ from common.telemetry.metrics import Metrics
 from common.workflow.load import load_text
 from heavy.agent.scripted import Say, ScriptedGateway
 from heavy.jobs.journal import JournalMover
-from heavy.llm.types import Chunk, LLMRequest
+from heavy.llm.types import Chunk, LLMCallFailed, LLMRequest
 from heavy.streaming import TurnReader
 from heavy.turns.agents import Agents
 from heavy.turns.gates import Gates
@@ -33,13 +33,20 @@ TALK = Plan("skill", "talk", "talk")
 
 
 class SlowGateway(ScriptedGateway):
-    """Echoes the message word by word; while `open` is not set it stops after the first word."""
+    """Echoes the message word by word; while `open` is not set it stops after the first word. So many calls as `failures` says fail."""
 
     def __init__(self) -> None:
-        super().__init__(lambda request: Say(f"you said {request.messages[-1].content}"))
+        super().__init__(self._echo)
+        self.failures = 0
         self.open = asyncio.Event()
         self.open.set()
         self.closed = 0
+
+    def _echo(self, request: LLMRequest) -> Say:
+        if self.failures > 0:
+            self.failures -= 1
+            return Say(error=LLMCallFailed("the model is away", kind="server_error"))
+        return Say(f"you said {request.messages[-1].content}")
 
     async def stream(self, request: LLMRequest) -> AsyncIterator[Chunk]:
         """Waits between the first word and the second."""
@@ -65,14 +72,19 @@ class Node:
         workflows = {"shop": load_text(WORKFLOW), "other": load_text(OTHER)}
         agents, parts = Agents(workflows), RunParts(stores, hotstore, self.gateway, caller, Gates(hotstore, stores.sessions))
         shared: dict[str, Any] = {"stores": stores, "hotstore": hotstore, "owner": self.owner, "agents": agents}
-        lives = Lives(**shared, parts=parts, metrics=metrics)
-        self.turns = Turns(**shared, lives=lives, settle=self.mover.settle, max_inflight=max_inflight)
+        self.lives = Lives(**shared, parts=parts, metrics=metrics)
+        self.turns = Turns(**shared, lives=self.lives, settle=self.mover.settle, max_inflight=max_inflight)
 
     async def say(self, turn_id: str, message: str = "hello there friend", session: str = "s1", **more: Any) -> OwnedTurn | TurnRow:
         """Submits a message for the skill."""
         agent = more.pop("agent_id", "shop")
         options = {"tenant": "acme", "plan": TALK, "deadline": None, "streaming": True, "request_id": "r1", **more}
         return (await self.turns.submit(Query(message, session, "u1", agent), turn_id=turn_id, **options)).turn
+
+    async def task(self, turn_id: str, message: str = "hello there friend", attempts: int = 3) -> OwnedTurn | TurnRow:
+        """Runs a task."""
+        query = Query(message, "s1", "u1", "shop")
+        return await self.turns.run_task(query, tenant="acme", turn_id=turn_id, max_attempts=attempts, request_id="r1")
 
     async def row(self, turn_id: str) -> TurnRow:
         """The turn in the database."""

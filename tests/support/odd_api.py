@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 FLOOD_BYTES = 1_000_000_000
 BOMB_BYTES = 100_000_000
@@ -35,14 +35,16 @@ class Seen:
 
 @dataclass
 class OddApi:
-    """`failing` makes /fail answer 503. `seen` and `connections` count what came; `flooded` is how much of a flood was taken. `applied`
-    are the idempotency keys that had an effect under /once, where the first reply of each is lost (under /once/hang: never comes)."""
+    """`failing` makes /fail answer 503. `seen` and `connections` count what came; `flooded` is how much of a flood was taken; `applied` are
+    the effects of /apply, by body: the Idempotency-Keys that each has had, one for every effect. `once` are the keys that had an effect
+    under /once, where the first reply of each is lost (under /once/hang: never comes)."""
 
     failing: bool = True
     seen: list[Seen] = field(default_factory=list)
     connections: int = 0
-    applied: list[str] = field(default_factory=list)
+    once: list[str] = field(default_factory=list)
     flooded: int = 0
+    applied: dict[str, list[str]] = field(default_factory=dict)
     released: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> OddApi:
@@ -111,6 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
             "steer": lambda: self._json({"status": "fine"}, 200, {"X-Accel-Redirect": "/metrics", "X-Accel-Limit-Rate": "1"}),
             "llm": self._llm,
             "once": self._once,
+            "apply": lambda: self._apply(body.decode()),
         }
         answers.get(name, lambda: self._json({"status": "fine", "path": self.path, "body": body.decode()}))()
 
@@ -135,10 +138,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _once(self) -> None:
         key = self.headers["idempotency-key"]
-        if key in self.owner.applied:
+        if key in self.owner.once:
             self._json({"status": "applied"})
             return
-        self.owner.applied.append(key)
+        self.owner.once.append(key)
         if self.path.endswith("/hang"):
             self.owner.released.wait(HANG_SECONDS)
         self.close_connection = True
@@ -168,3 +171,18 @@ class _Handler(BaseHTTPRequestHandler):
         key = self.headers.get("authorization") or self.headers.get("x-api-key") or ""
         said = f"Incorrect API key provided: {key.removeprefix('Bearer ')}"
         self._json({"type": "error", "error": {"type": "authentication_error", "code": "invalid_api_key", "message": said}}, 401)
+
+    def _apply(self, body: str) -> None:
+        """An effect for each new Idempotency-Key. `?lose` cuts the connection instead of the first reply, `?wait` (seconds) keeps the reply
+        back; a key that came before gets its reply at once."""
+        key, query = self.headers.get("idempotency-key", ""), parse_qs(urlsplit(self.path).query)
+        effects = self.owner.applied.setdefault(body, [])
+        known = key in effects
+        if not known:
+            effects.append(key)
+            if "lose" in query:
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
+            self.owner.released.wait(float(query.get("wait", ["0"])[0]))
+        self._json({"booking": "B-1"})

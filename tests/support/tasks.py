@@ -37,6 +37,6 @@ async def picked(stores: JobStores, limit: int = 100, lane: Lane = "task", **oth
     return [t.task_id for t in await pick(stores, limit, lane, **other)]
 
 
-def end(task_id: str, status: Any = "success", **other: Any) -> TaskEnd:
-    """The end of a task."""
-    return TaskEnd(task_id, status, SessionEvent(f"task.{status}", {"task_id": task_id}), **other)
+def end(task_id: str, status: Any = "success", kind: str = "", **other: Any) -> TaskEnd:
+    """The end of a task, with an event of that kind."""
+    return TaskEnd(task_id, status, SessionEvent(kind or f"task.{status}", {"task_id": task_id}), **other)

@@ -140,7 +140,7 @@ class PostgresSessions:
                 # Turns are locked before their session, as `finish` does it; an accept that slips between is seen by the later deletes.
                 await connection.execute("SELECT 1 FROM turns WHERE tenant = $1 AND session_id = $2 FOR UPDATE", tenant, session_id)
                 status = await connection.execute("DELETE FROM sessions WHERE tenant = $1 AND session_id = $2", tenant, session_id)
-                for table in ("turns", "messages", "turn_aliases", "session_events", "timers"):
+                for table in ("turns", "messages", "turn_aliases", "session_events", "timers", "deliveries"):
                     await connection.execute(f"DELETE FROM {table} WHERE tenant = $1 AND session_id = $2", tenant, session_id)
                 return bool(tasks or status != "DELETE 0")
 

@@ -5,9 +5,17 @@ Locks are taken in one order, task, batch, session; `turn_statements` has turn, 
 
 from __future__ import annotations
 
+from heavy.storage.postgres.outbox import messages_to_webhooks
 from heavy.storage.task_rows import VIEW
 
 _NOW = "extract(epoch FROM now())::float8"
+
+# What webhooks are told of the batches in the CTE `b` that are finished with this statement.
+_FINISHED = """
+    SELECT tenant, NULL::text AS session_id, 'batch.completed' AS type,
+        json_build_object('batch_id', batch_id, 'total', total, 'rejected', rejected)::text AS data, finished_at AS at,
+        webhook_id, webhook_events
+    FROM b WHERE finished_at IS NOT NULL"""
 
 GET = f"{VIEW} WHERE t.tenant = $1 AND t.task_id = $2"
 
@@ -40,7 +48,9 @@ b AS (
     SELECT $19::text, $20::text, count(*), count(error), count(*) - count(error), $21::text, $22::text, $23::text, {_NOW},
         CASE WHEN count(*) = count(error) THEN {_NOW} END
     FROM new ON CONFLICT DO NOTHING RETURNING *),
-t AS ({insert("(SELECT new.* FROM new, b) AS new")})
+t AS ({insert("(SELECT new.* FROM new, b) AS new")}),
+told AS ({_FINISHED}),
+{messages_to_webhooks("told", own=True).strip()}
 SELECT * FROM b
 """
 
@@ -122,7 +132,11 @@ e AS (
     INSERT INTO session_events
     SELECT s.tenant, s.session_id, s.event_seq - s.n + row_number() OVER (PARTITION BY s.session_id ORDER BY t.created_at, t.task_id),
         t.type, t.data, s.updated_at
-    FROM t JOIN s ON s.session_id = t.session_id)
+    FROM t JOIN s ON s.session_id = t.session_id),
+told AS (
+    SELECT tenant, session_id, type, data, finished_at AS at, webhook_id, webhook_events FROM t
+    UNION ALL {_FINISHED.strip()}),
+{messages_to_webhooks("told", own=True).strip()}
 SELECT * FROM t
 """
 
@@ -162,9 +176,13 @@ ERASE_ITEMS = f"""
 WITH clock AS (SELECT {_NOW} AS now),
 t AS (
     UPDATE tasks SET status = 'cancelled', finished_at = now, owner = NULL, lease_until = 0
-    FROM clock WHERE tenant = $1 AND session_id = $2 AND status IN ('pending', 'running') RETURNING tasks.*)
-UPDATE batches b SET open = b.open - ended.n, finished_at = CASE WHEN b.open = ended.n THEN now END
-FROM clock, (SELECT batch_id, count(*)::int AS n FROM t GROUP BY batch_id) ended
-WHERE b.tenant = $1 AND b.batch_id = ended.batch_id
+    FROM clock WHERE tenant = $1 AND session_id = $2 AND status IN ('pending', 'running') RETURNING tasks.*),
+b AS (
+    UPDATE batches b SET open = b.open - ended.n, finished_at = CASE WHEN b.open = ended.n THEN now END
+    FROM clock, (SELECT batch_id, count(*)::int AS n FROM t GROUP BY batch_id) ended
+    WHERE b.tenant = $1 AND b.batch_id = ended.batch_id RETURNING b.*),
+told AS ({_FINISHED}),
+{messages_to_webhooks("told", own=True).strip()}
+SELECT count(*) FROM b
 """
 EMPTY_ITEMS = "UPDATE tasks SET request = '{}', error = NULL WHERE tenant = $1 AND session_id = $2"

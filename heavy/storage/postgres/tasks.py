@@ -8,7 +8,7 @@ from typing import Any
 from heavy.jobs.rows import OPEN, BatchRow, Lane, LaneStats, NewBatch, NewTask, TaskEnd, TaskRow, TaskStatus
 from heavy.storage.postgres import task_statements as sql
 from heavy.storage.postgres.sessions import Runner
-from heavy.storage.task_rows import NEW_COLUMNS, VIEW, batch_of, end_values, new_values, task_of, viewed_of
+from heavy.storage.task_rows import NEW_COLUMNS, VIEW, batch_of, end_values, hook_values, new_values, task_of, viewed_of
 
 MOST_COUNTED = 100_000
 
@@ -30,7 +30,7 @@ class PostgresTasks:
     async def submit_batch(self, batch: NewBatch, tasks: Sequence[NewTask]) -> tuple[BatchRow, bool]:
         """Stores a batch with its tasks, or finds the one of its id."""
         place = (batch.tenant, batch.batch_id)
-        hook = (batch.hook.webhook_id, batch.hook.events) if batch.hook else (None, None)
+        hook = hook_values(batch.hook)
         row = await self._database.fetchrow(sql.SUBMIT_BATCH, *columns(tasks), *place, *hook, batch.fingerprint)
         if row is not None:
             return batch_of(row), True

@@ -5,6 +5,8 @@ Locks are taken in one order everywhere, turn, session, timers, so that no two s
 
 from __future__ import annotations
 
+from heavy.storage.postgres.outbox import messages_to_webhooks
+
 GET = "SELECT * FROM turns WHERE tenant = $1 AND turn_id = $2"
 
 _NEW_TURN = """
@@ -146,11 +148,14 @@ m AS (
 
 
 def append_events(first: int) -> str:
-    """The CTE `e`: events (types at parameter `first`, data behind it) of the session `s`, whose event_seq counts them already."""
+    """The CTE `e`: events (types at parameter `first`, data behind it) of the session `s`, whose event_seq counts them already; and `d`,
+    their messages to the tenant's webhooks."""
     return f"""
 e AS (
     INSERT INTO session_events SELECT s.tenant, s.session_id, s.event_seq - cardinality(${first}::text[]) + i, type, data, s.updated_at
-    FROM s, unnest(${first}::text[], ${first + 1}::text[]) WITH ORDINALITY AS new (type, data, i))"""
+    FROM s, unnest(${first}::text[], ${first + 1}::text[]) WITH ORDINALITY AS new (type, data, i)
+    RETURNING *),
+{messages_to_webhooks("e").strip()}"""
 
 
 # A turn that was resumed may end after a later one: then the later one's timer stays.

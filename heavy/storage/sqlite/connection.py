@@ -19,14 +19,17 @@ from urllib.parse import unquote, urlsplit
 
 from heavy.jobs.stores import ScheduleStore, TaskStore
 from heavy.storage.migrations import CREATE_TABLE, migrations
+from heavy.storage.sqlite.deliveries import SqliteDeliveries
 from heavy.storage.sqlite.learned import SqliteLearned
 from heavy.storage.sqlite.schedules import SqliteSchedules
 from heavy.storage.sqlite.sessions import SqliteSessions
 from heavy.storage.sqlite.tasks import SqliteTasks
 from heavy.storage.sqlite.timers import SqliteTimers
 from heavy.storage.sqlite.turns import SqliteTurns
+from heavy.storage.sqlite.webhooks import SqliteWebhooks
 from heavy.turns.learned_routes import LearnedStore
 from heavy.turns.stores import DatabaseUnavailable, SessionStore, TimerStore, TurnStore
+from heavy.turns.webhooks import DeliveryStore, WebhookStore
 
 log = logging.getLogger(__name__)
 
@@ -179,6 +182,8 @@ class SqliteStores:
         self.learned: LearnedStore = SqliteLearned(self._reader.run, self._writer.run)
         self.tasks: TaskStore = SqliteTasks(self._reader.run, self._writer.run)
         self.schedules: ScheduleStore = SqliteSchedules(self._reader.run, self._writer.run)
+        self.webhooks: WebhookStore = SqliteWebhooks(self._reader.run, self._writer.run)
+        self.deliveries: DeliveryStore = SqliteDeliveries(self._reader.run, self._writer.run)
 
     async def migrate(self) -> list[str]:
         """Brings the schema up to date; the names applied now."""

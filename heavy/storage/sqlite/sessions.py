@@ -17,7 +17,8 @@ from heavy.storage.rows import (
     timer_values,
     to_json,
 )
-from heavy.storage.sqlite.task_statements import CLOSE_ONE, EMPTY_ITEMS, ERASE, ERASE_ITEMS
+from heavy.storage.sqlite.batches import erase_tasks
+from heavy.storage.sqlite.outbox import add_messages
 from heavy.turns.rows import ArmTimer, Note, SessionEvent, SessionRow, StoredEvent, StoredMessage
 
 T = TypeVar("T")
@@ -104,7 +105,7 @@ class SqliteSessions:
         def erase(c: sqlite3.Connection) -> bool:
             found = erase_tasks(c, tenant, session_id)
             found += c.execute("DELETE FROM sessions WHERE tenant = ? AND session_id = ?", (tenant, session_id)).rowcount
-            for table in ("turns", "messages", "turn_aliases", "session_events", "timers"):
+            for table in ("turns", "messages", "turn_aliases", "session_events", "timers", "deliveries"):
                 c.execute(f"DELETE FROM {table} WHERE tenant = ? AND session_id = ?", (tenant, session_id))
             return found > 0
 
@@ -151,20 +152,12 @@ def one(c: sqlite3.Connection, statement: str, args: Any) -> Any:
     return rows[0] if rows else None
 
 
-def erase_tasks(c: sqlite3.Connection, tenant: str, session_id: str) -> int:
-    """Erases the tasks of a session; how many there were."""
-    place, now = (tenant, session_id), time.time()
-    erased = c.execute(ERASE, place).rowcount
-    for row in c.execute(ERASE_ITEMS, (*place, now)).fetchall():
-        one(c, CLOSE_ONE, (tenant, row["batch_id"], now))
-    return erased + c.execute(EMPTY_ITEMS, place).rowcount
-
-
 def append_events(c: sqlite3.Connection, session: Row, events: Sequence[SessionEvent]) -> None:
-    """Stores events of a session whose event_seq counts them already."""
-    place, first = (session["tenant"], session["session_id"]), session["event_seq"] - len(events) + 1
-    rows = [(*place, first + i, *event, session["updated_at"]) for i, event in enumerate(event_values(events))]
-    c.executemany(INSERT_EVENT, rows)
+    """Stores events of a session whose event_seq counts them already, and their messages to the tenant's webhooks."""
+    place, first, at = (session["tenant"], session["session_id"]), session["event_seq"] - len(events) + 1, session["updated_at"]
+    values = event_values(events)
+    c.executemany(INSERT_EVENT, [(*place, first + i, *event, at) for i, event in enumerate(values)])
+    add_messages(c, *place, values, at)
 
 
 def arm(c: sqlite3.Connection, session: Any, timers: Sequence[ArmTimer], seq: int, now: float) -> None:

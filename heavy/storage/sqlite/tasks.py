@@ -9,10 +9,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from heavy.jobs.rows import LANES, OPEN, BatchRow, Lane, LaneStats, NewBatch, NewTask, TaskEnd, TaskRow, TaskStatus
-from heavy.storage.rows import to_json
 from heavy.storage.sqlite import task_statements as sql
-from heavy.storage.sqlite.sessions import Run, append_events, one
-from heavy.storage.task_rows import VIEW, batch_of, new_values, task_of, viewed_of
+from heavy.storage.sqlite.batches import close_one, own_of, tell_finished
+from heavy.storage.sqlite.outbox import add_messages
+from heavy.storage.sqlite.sessions import INSERT_EVENT, Run, one
+from heavy.storage.task_rows import VIEW, batch_of, end_values, hook_values, new_values, task_of, viewed_of
 
 MOST_COUNTED = 100_000
 
@@ -37,7 +38,7 @@ class SqliteTasks:
     async def submit_batch(self, batch: NewBatch, tasks: Sequence[NewTask]) -> tuple[BatchRow, bool]:
         """Stores a batch with its tasks, or finds the one of its id."""
         place = (batch.tenant, batch.batch_id)
-        hook = (batch.hook.webhook_id, batch.hook.events) if batch.hook else (None, None)
+        hook = hook_values(batch.hook)
         values = [new_values(t) for t in tasks]
         rejected = sum(t.error is not None for t in tasks)
 
@@ -47,6 +48,8 @@ class SqliteTasks:
             if row is None:
                 return c.execute(sql.BATCH, place).fetchone(), False
             insert(c, values, now)
+            if row["finished_at"] is not None:
+                tell_finished(c, row)
             return row, True
 
         row, new = await self._write(store)
@@ -197,10 +200,12 @@ def _end(c: sqlite3.Connection, tenant: str, end: TaskEnd, only: Collection[Task
     found = c.execute(sql.STATUS, (tenant, end.task_id)).fetchone()
     if found is None or found["status"] not in only:
         return None
-    row = one(c, sql.END, (tenant, end.task_id, end.status, to_json(end.error), now))
+    task_id, status, error, kind, data = end_values(end)
+    row = one(c, sql.END, (tenant, task_id, status, error, now))
     if row["batch_id"] is not None:
-        one(c, sql.CLOSE_ONE, (tenant, row["batch_id"], now))
+        close_one(c, tenant, row["batch_id"], now)
     session = one(c, sql.TOLD, (tenant, row["session_id"], now))
     if session is not None:
-        append_events(c, session, [end.event])
+        c.execute(INSERT_EVENT, (tenant, row["session_id"], session["event_seq"], kind, data, now))
+    add_messages(c, tenant, row["session_id"], [(kind, data)], now, own_of(row))
     return row

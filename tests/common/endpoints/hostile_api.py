@@ -13,11 +13,13 @@ from aiohttp import web
 
 
 class HostileApi:
-    """`asked` holds (method, raw path, headers, body) of every request; `answers` are statuses to give first on /flaky."""
+    """`asked` holds (method, raw path, headers, body) of every request; `answers` are statuses to give first on /flaky,
+    `retry_after` is what /busy says."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
         self.answers: list[int] = []
+        self.retry_after = ""
         self.sent = 0
         self.go = asyncio.Event()
         self.port = 0
@@ -43,6 +45,9 @@ class HostileApi:
     async def do_flaky(self, request: web.Request, body: bytes) -> web.StreamResponse:
         status = self.answers.pop(0) if self.answers else 200
         return web.json_response({"status": status}, status=status)
+
+    async def do_busy(self, request: web.Request, body: bytes) -> web.StreamResponse:
+        return web.Response(status=503, headers={"Retry-After": self.retry_after})
 
     async def do_slow(self, request: web.Request, body: bytes) -> web.StreamResponse:
         await self.go.wait()

@@ -78,7 +78,10 @@ async def test_a_client_that_stops_reading_is_given_up() -> None:
         if message.get("body") == b"a":
             await blocked.wait()
 
-    assert await SSEWriter(client.receive, send, heartbeat=0.02, stall=0.05).run(aiter(frames)) is False
+    cut: list[bool] = []
+    writer = SSEWriter(client.receive, send, heartbeat=0.02, stall=0.05, cut=lambda: cut.append(True))
+    assert await writer.run(aiter(frames)) is False
+    assert cut == [True]
     assert frames.closed
     assert HEARTBEAT not in client.sent.body
 
