@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.client import Client
 from tests.support.odd_api import OddApi
+from tests.support.receiver import Receiver
 from tests.support.redis_client import redis_command
 from tests.support.running import Running
 from tests.support.services import PostgresServer, RedisServer
@@ -56,9 +57,10 @@ def effects(business: Running, task_id: str) -> list[str]:
     return [e["body"]["message"] for e in last if (e["key"] or "").startswith(task_id)]
 
 
-def test_killed_in_the_third_of_five_steps(split: Split, business: Running) -> None:
+def test_killed_in_the_third_of_five_steps(split: Split, business: Running, receiver: Receiver) -> None:
     killed, other = split.heavy[0], split.heavy[1].client
-    task_id = submit(killed.client, "ledger, five steps", "jobs-steps", agent_id="clerk")
+    hook = {"url": f"{receiver.url}/five-steps"}
+    task_id = submit(killed.client, "ledger, five steps", "jobs-steps", agent_id="clerk", webhook=hook)
     wait_until_sync(lambda: len(effects(business, task_id)) == 2, "two of five steps are done")
     killed.kill()
     wait_until_sync(lambda: len(effects(business, task_id)) > 2, "it goes on elsewhere", 12)
@@ -67,6 +69,9 @@ def test_killed_in_the_third_of_five_steps(split: Split, business: Running) -> N
     assert effects(business, task_id) == [f"step {n}" for n in range(1, 6)]
     assert (done["attempts"], other.call("GET", f"/api/v1/turns/{task_id}").json["attempt"]) == (1, 2)
     assert told(other, "jobs-steps", 1) == [("task.completed", task_id)]
+    wait_until_sync(lambda: receiver.at("/five-steps"), "the webhook is told")
+    (message,) = receiver.at("/five-steps")
+    assert (message.json["type"], message.json["data"]["result"]) == ("task.completed", done["result"])
 
 
 def test_frozen_past_its_lease(split: Split, llm: Running) -> None:

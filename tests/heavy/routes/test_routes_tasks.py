@@ -202,3 +202,51 @@ async def test_metrics_tell_of_tasks(desk: InProcess) -> None:
         text = await page.text()
     assert 'loadsplit_tasks_total{lane="task",outcome="success"} 1.0' in text
     assert 'loadsplit_task_wait_seconds_count{lane="task"} 1.0' in text
+
+
+@pytest.mark.parametrize(
+    ("webhook", "field"),
+    [
+        ("https://example.com", "webhook"),
+        ({}, "webhook.url"),
+        ({"url": "ftp://example.com"}, "webhook.url"),
+        ({"url": "http://127.0.0.1:9/hook"}, "webhook.url"),
+        ({"url": "http://169.254.169.254/latest"}, "webhook.url"),
+        ({"url": "https://example.com", "events": ["session.closed"]}, "webhook.events"),
+        ({"url": "https://example.com", "events": []}, "webhook.events"),
+        ({"url": "https://example.com", "secret": "short"}, "webhook.secret"),
+    ],
+)
+async def test_a_webhook_that_cannot_be_is_refused(desk: InProcess, webhook: Any, field: str) -> None:
+    body = {"message": "hello", "session_id": "s1", "webhook": webhook}
+    requests = [
+        (ASYNC, body),
+        ("/api/v1/batch", {"items": [body], "webhook": webhook}),
+        ("/api/v1/schedules", body | {"cron": "0 9 * * *"}),
+    ]
+    for path, asked in requests:
+        status, problem = await desk.call("POST", path, asked)
+        assert (status, problem["field"]) == (400, field)
+    assert await desk.heavy.stores.webhooks.of_tenant("default", limit=9) == []
+
+
+async def test_a_webhook_is_kept_with_the_task_and_its_retry(desk: InProcess) -> None:
+    hook = {"url": "https://example.com/hook", "events": ["task.failed"]}
+    _, first = await submit(desk, "please fail", max_attempts=1, webhook=hook)
+    await until(desk, first["task_id"], "failure")
+    (row,) = await desk.heavy.stores.webhooks.of_tenant("default", limit=9)
+    assert (row.kind, row.receiver.url) == ("request", hook["url"])
+    _, again = await desk.call("POST", f"/api/v1/task/{first['task_id']}/retry")
+    await until(desk, again["task_id"], "failure")
+    _, other = await submit(desk, webhook=hook | {"events": ["task.cancelled"]})
+    await until(desk, other["task_id"], "success")
+
+    async def messages() -> list[str]:
+        deliveries = await desk.heavy.stores.deliveries.of_tenant("default", limit=9)
+        return [d.type for d in deliveries if d.webhook_id == row.webhook_id]
+
+    async def both() -> bool:
+        return len(await messages()) == 2
+
+    await wait_until(both, "both failures have made a message")
+    assert await messages() == ["task.failed"] * 2
