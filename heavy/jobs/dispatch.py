@@ -13,7 +13,7 @@ import random
 import time
 from collections import Counter
 
-from common.errors import IdempotencyMismatch, LoadsplitError, Overloaded
+from common.errors import DependencyUnavailable, IdempotencyMismatch, LoadsplitError, Overloaded
 from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
 from common.telemetry.metrics import Metrics
@@ -29,6 +29,7 @@ from heavy.turns.stores import DatabaseUnavailable
 POLL_SECONDS = 1.0
 QUIET_SECONDS = 0.02  # after a look that found nothing, how long hints are gathered
 REST_SECONDS = 1.0  # after a turn could not begin here
+REFUSED_SECONDS = 5.0  # after a turn was refused for now, where it is not said for how long
 # How many due tasks of a tenant a look goes through: few when it is told that something is due; when it looks for itself and there is room
 # left, enough to get past a long row of tasks whose session is busy.
 DEPTH, DEEP = 64, 10_000
@@ -59,10 +60,9 @@ class Dispatcher:
         self._metrics = metrics
         self._slots = slots
         self._max_inflight = max_inflight
-        self._taken: Counter[Lane] = Counter()  # slots, by lane
-        self._seen: set[asyncio.Task[None]] = (
-            set()
-        )  # tasks that this process sees through; their slots are free again before they are settled
+        # Slots, by lane; and the tasks that are seen through here, whose slots are free again before they are settled.
+        self._taken: Counter[Lane] = Counter()
+        self._seen: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._rests_until = 0.0
 
@@ -161,7 +161,7 @@ class Dispatcher:
             if fresh is not None and fresh.status == "running":
                 await self._settling.settle(fresh)
                 self._news.set()  # the session's next task may begin
-        except DatabaseUnavailable as e:
+        except DependencyUnavailable as e:
             log.warning("task %s is settled later: %s", task.task_id, e.detail)
         except Exception:  # the slot must be free again whatever broke; the sweep settles the task
             log.exception("task %s broke off", task.task_id)
@@ -170,14 +170,17 @@ class Dispatcher:
         """Runs a picked task as a turn to where that leaves this process; False where the task has been dealt with."""
         try:
             turn = await self._begin(task)
-        except DatabaseUnavailable:
+        except DependencyUnavailable:
             raise
         except Overloaded:
             self._rests_until = time.monotonic() + REST_SECONDS
             await self._stores.tasks.release(task)
             return False
         except LoadsplitError as e:
-            await self._settling.end(task, failed(task, e))
+            if e.retryable:
+                await self._stores.tasks.postpone(task.tenant, task.task_id, time.time() + (e.retry_after or REFUSED_SECONDS))
+            else:
+                await self._settling.end(task, failed(task, e))
             return False
         if isinstance(turn, OwnedTurn) and turn.task is not None:
             await asyncio.wait([turn.task])

@@ -106,7 +106,7 @@ class TaskEnd:
 
 @dataclass(frozen=True, slots=True)
 class NewBatch:
-    """A batch to store with its tasks."""
+    """A batch to store with its tasks, which carry its hook."""
 
     tenant: str
     batch_id: str

@@ -43,6 +43,7 @@ class Scheduler:
         self._schedules = schedules
         self._dispatcher = dispatcher
         self._metrics = metrics
+        self._unread: set[str] = set()  # schedules that this process cannot read: each is told of once
 
     async def run(self) -> None:
         """Runs until cancelled."""
@@ -62,7 +63,9 @@ class Scheduler:
             try:
                 moved += await self._move(schedule, step(schedule, now))
             except InvalidRequest as e:  # it was read when it was made: this process lacks a time zone
-                log.error("schedule %s cannot tick here: %s", schedule.schedule_id, e.detail)
+                if schedule.schedule_id not in self._unread:
+                    log.error("schedule %s cannot tick here: %s", schedule.schedule_id, e.detail)
+                    self._unread.add(schedule.schedule_id)
         return moved
 
     async def _move(self, schedule: ScheduleRow, to: Step) -> bool:

@@ -34,7 +34,8 @@ class TaskStore(Protocol):
         before: tuple[float, str] | None = None,
         limit: int,
     ) -> Sequence[TaskRow]:
-        """Tasks with their turns, the newest first; `before` is (created_at, task_id) of the last one of the page before."""
+        """Tasks with their turns, the newest first; `before` is (created_at, task_id) of the last one of the page before. `status` is that
+        which clients see: a running task whose turn has ended is what the turn says."""
 
     async def pick(self, lane: Lane, *, owner: str, lease_seconds: float, limit: int, depth: int) -> Sequence[TaskRow]:
         """Makes up to `limit` due tasks running, one attempt more, leased to `owner`.
@@ -45,10 +46,11 @@ class TaskStore(Protocol):
         """
 
     async def release(self, task: TaskRow) -> bool:
-        """A picked task that has not become a turn is pending again, and the attempt does not count. False when another has it by now."""
+        """A picked task that has not become a turn is pending again, and the attempt does not count. False when another has it by now,
+        or its end was asked for."""
 
     async def postpone(self, tenant: str, task_id: str, run_at: float) -> bool:
-        """A running task waits for its next attempt. False when it does not run."""
+        """A running task waits for its next attempt. False when it does not run, or its end was asked for."""
 
     async def park(self, tenant: str, task_id: str) -> bool:
         """A running task whose turn awaits an approval has no owner any more: it takes nobody's place. False when it does not run."""

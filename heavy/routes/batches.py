@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import AsyncIterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -15,16 +14,17 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from common.contracts.idempotency import HEADER, KEPT_SECONDS, REPLAYED, Keyed, keyed
 from common.contracts.problem import problem
-from common.contracts.query import Query, check_id
+from common.contracts.query import Query, check_id, new_turn_id
 from common.errors import InvalidRequest, LoadsplitError, NotFound, Overloaded
 from common.web.asgi import Headers, Receive, Scope, Send, discard, header, read_body, request_id, send_json
-from heavy.jobs.requests import BatchRequest, read_batch
+from heavy.jobs.requests import BatchRequest, Options, read_batch
 from heavy.jobs.rows import STATUSES, BatchRow, NewBatch, NewTask
 from heavy.jobs.tasks import item_document, stored_request
 from heavy.routes import hooks
 from heavy.routes.state import Heavy, caller_of, heavy_of
 from heavy.routes.tasks import asked
 from heavy.turns.notes import tell_deliverers
+from heavy.turns.webhooks import Receiver
 
 BODY_LIMIT = 16 * 2**20
 READ_AT_ONCE = 8  # of such bodies in one process; more are told to come back
@@ -44,29 +44,25 @@ class PostBatch:
         """Stores a batch: 202 with its id. Broken items are failures from the start."""
         heavy, caller = heavy_of(scope), caller_of(scope)
         caller.need("query")
-        read, key = await self._read(scope, receive, caller.tenant)
-        row, errors, replayed = await _store(heavy, caller.tenant, read, key, request_id(scope))
-        if read.options.due_now and not replayed:
+        given = await self._read(scope, receive, caller.tenant)
+        row, errors, replayed = await _store(heavy, caller.tenant, given)
+        if given.options.due_now and not replayed:
             await heavy.dispatcher.hint("batch", row.open)
         told = {"batch_id": row.batch_id, "total": row.total, "accepted": row.total - row.rejected, "rejected": row.rejected}
         headers: Headers = (REPLAYED,) if replayed else ()
         await send_json(send, 202, orjson.dumps(told | {"errors": errors}), headers)
 
-    async def _read(self, scope: Scope, receive: Receive, tenant: str) -> tuple[BatchRequest, Keyed | None]:
+    async def _read(self, scope: Scope, receive: Receive, tenant: str) -> _Given:
         """Reads the body, in a thread: it may be large."""
+        heavy, value, rid = heavy_of(scope), header(scope, HEADER), request_id(scope)
         if self._reading >= READ_AT_ONCE:
             await discard(receive)
             raise Overloaded("other batches are being read here now", retry_after=1)
         self._reading += 1
         try:
-            body, secret = await read_body(scope, receive, BODY_LIMIT), heavy_of(scope).settings.ticket_key
-
-            def read() -> tuple[BatchRequest, Keyed | None]:
-                batch = read_batch(body)
-                return batch, keyed(header(scope, HEADER), tenant, batch.asked, secret, kind="batch", prefix="b_")
-
+            body = await read_body(scope, receive, BODY_LIMIT)
             async with self._parsing:
-                return await asyncio.to_thread(read)
+                return await asyncio.to_thread(_given, heavy, tenant, body, value, rid)
         finally:
             self._reading -= 1
 
@@ -109,19 +105,38 @@ def document(batch: BatchRow) -> dict[str, Any]:
     }
 
 
-async def _store(heavy: Heavy, tenant: str, read: BatchRequest, key: Keyed | None, rid: str) -> tuple[BatchRow, list[dict[str, Any]], bool]:
-    """The stored batch, the first errors of its items, and whether it was there already."""
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A batch that was read and checked; its tasks have no hook yet."""
+
+    batch_id: str
+    tasks: Sequence[NewTask]
+    options: Options
+    receiver: Receiver | None
+    key: Keyed | None
+
+
+def _given(heavy: Heavy, tenant: str, body: bytes, idempotency_key: bytes | None, rid: str) -> _Given:
+    """Reads a body; for a thread. Raises InvalidRequest."""
+    read = read_batch(body)
     receiver = hooks.checked(heavy, read.options.webhook, hooks.OF_BATCH)
-    batch_id = key.ids[0] if key else f"b_{int(time.time() * 1000):012x}{os.urandom(10).hex()}"
+    key = keyed(idempotency_key, tenant, read.asked, heavy.settings.ticket_key, kind="batch", prefix="b_")
+    batch_id = key.ids[0] if key else f"b_{new_turn_id()[2:]}"
+    tasks = [_task(heavy, tenant, batch_id, index, item, read, rid) for index, item in enumerate(read.items)]
+    return _Given(batch_id, tasks, read.options, receiver, key)
+
+
+async def _store(heavy: Heavy, tenant: str, given: _Given) -> tuple[BatchRow, list[dict[str, Any]], bool]:
+    """The stored batch, the first errors of its items, and whether it was there already."""
+    key, tasks = given.key, given.tasks
     if key is not None:
         for known_id in key.ids:
             known = await heavy.stores.tasks.batch(tenant, known_id)
-            if known is not None and (known_id == batch_id or known.created_at > time.time() - KEPT_SECONDS):
+            if known is not None and (known_id == given.batch_id or known.created_at > time.time() - KEPT_SECONDS):
                 key.refuse_other(known.fingerprint)
                 return known, await _errors(heavy, known), True
-    hook = await hooks.kept(heavy, tenant, receiver)
-    tasks = [replace(_task(heavy, tenant, batch_id, index, item, read, rid), hook=hook) for index, item in enumerate(read.items)]
-    row, new = await heavy.stores.tasks.submit_batch(NewBatch(tenant, batch_id, hook, key.fingerprint if key else ""), tasks)
+    hook = await hooks.kept(heavy, tenant, given.receiver)
+    row, new = await heavy.stores.tasks.submit_batch(NewBatch(tenant, given.batch_id, hook, key.fingerprint if key else ""), tasks)
     if row.finished_at is not None:
         await tell_deliverers(heavy.hotstore)
     if key is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from heavy.jobs.rows import BatchRow, Hook, NewSchedule, NewTask, ScheduleRow, TaskEnd, TaskRow, TaskStatus, TaskTurn
@@ -19,6 +19,45 @@ NEW_COLUMNS = (
 TURN_COLUMNS = """t.*, u.state AS turn_state, u.reply AS turn_reply, u.error AS turn_error, u.not_before AS turn_not_before,
     u.started_at AS turn_started_at, u.finished_at AS turn_finished_at"""
 VIEW = f"SELECT {TURN_COLUMNS} FROM tasks t LEFT JOIN turns u ON u.tenant = t.tenant AND u.turn_id = t.task_id"
+
+
+# A task is seen by its turn while its row lags behind (heavy.jobs.tasks.seen): these turns' tasks are still running in their rows.
+_LAGGING = {"pending": "accepted", "success": "done", "failure": "failed", "cancelled": "cancelled"}
+
+
+def page_of(
+    mark: Callable[[int], str],
+    tenant: str,
+    status: TaskStatus | None,
+    session_id: str | None,
+    before: tuple[float, str] | None,
+    limit: int,
+) -> tuple[str, list[Any]]:
+    """The statement of a page of tasks with their turns, the newest first, and its values. `mark` writes the n-th parameter.
+
+    Each part reads an index in its order; a status stands in the text, so that a partial index is seen to serve.
+    """
+    values: list[Any] = [tenant, limit]
+
+    def put(value: Any) -> str:
+        values.append(value)
+        return mark(len(values))
+
+    where = [f"t.tenant = {mark(1)}"]
+    if session_id is not None:
+        where.append(f"t.session_id = {put(session_id)}")
+    if before is not None:
+        where.append(f"(t.created_at, t.task_id) < ({put(before[0])}, {put(before[1])})")
+    others = " AND t.status <> 'success'"  # what SQLite must read to use the index of those
+    running = f" AND t.status = 'running'{others}"
+    parts = [""]
+    if status == "running":
+        parts = [f"{running} AND (u.state IS NULL OR u.state IN ('waiting', 'running', 'awaiting_approval'))"]
+    elif status is not None:
+        parts = [f" AND t.status = '{status}'{others if status != 'success' else ''}", f"{running} AND u.state = '{_LAGGING[status]}'"]
+    end = f"ORDER BY {{}}created_at DESC, {{}}task_id DESC LIMIT {mark(2)}"
+    selects = [f"SELECT * FROM ({VIEW} WHERE {' AND '.join(where)}{part} {end.format('t.', 't.')}) AS page" for part in parts]
+    return f"{' UNION ALL '.join(selects)} {end.format('', '')}", values
 
 
 def task_of(row: Row, turn: TaskTurn | None = None) -> TaskRow:
@@ -60,13 +99,13 @@ def viewed_of(row: Row) -> TaskRow:
     return task_of(row, TaskTurn(state, reply, error, row["turn_not_before"], row["turn_started_at"], row["turn_finished_at"]))
 
 
-def new_values(task: NewTask) -> tuple[Any, ...]:
-    """The values of NEW_COLUMNS. One that comes with an error has ended."""
+def new_values(task: NewTask, hook: Hook | None = None) -> tuple[Any, ...]:
+    """The values of NEW_COLUMNS, with the batch's hook where it has one. A task that comes with an error has ended."""
     status = "pending" if task.error is None else "failure"
     return (
         task.tenant, task.task_id, task.session_id, task.agent_id, task.lane, status, to_json(task.request), to_json(task.error),
         task.run_at, task.delay_seconds, task.max_attempts, task.batch_id, task.position, task.schedule_id, task.retry_of,
-        *hook_values(task.hook), task.fingerprint,
+        *hook_values(hook or task.hook), task.fingerprint,
     )  # fmt: skip
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 import asyncpg
 
-from heavy.jobs.rows import LaneStats
+from heavy.jobs.rows import STATUSES, LaneStats
 from heavy.jobs.stores import JobStores
 from heavy.storage.open import open_stores
 from heavy.storage.postgres.task_statements import PICK
@@ -198,6 +199,10 @@ async def test_a_cancellation_is_noted_on_what_runs(stores: JobStores) -> None:
     assert [t and (t.status, t.cancel_requested) for t in noted] == [("running", True), ("pending", False)]
     assert await stores.tasks.request_cancel("other", "t_1") is None
     assert await stores.tasks.unsettled(limit=9) == []  # it is about to become a turn
+    running = await stores.tasks.get("acme", "t_1")
+    assert running is not None
+    assert not await stores.tasks.release(running)  # else it would run though nobody wants it any more
+    assert not await stores.tasks.postpone("acme", "t_1", 0)
     await accept(stores, "t_1", session_id="s_t_1")
     assert [t.task_id for t in await stores.tasks.unsettled(limit=9)] == ["t_1"]
 
@@ -242,6 +247,31 @@ async def test_tasks_are_listed_in_pages(stores: JobStores) -> None:
     assert [t.task_id for t in await stores.tasks.page("acme", session_id="s1", limit=9)] == ["t_6", "t_5"]
     last = (first[0].created_at, first[0].task_id)
     assert [t.task_id for t in await stores.tasks.page("acme", status="failure", session_id="s1", before=last, limit=9)] == ["t_5"]
+
+
+async def test_the_list_goes_by_the_status_that_is_seen(stores: JobStores) -> None:
+    """The rows of all of them still say that they run."""
+    states = ("none", "waiting", "running", "done", "failed", "cancelled", "put_off")
+    for name in states:
+        await submit(stores, f"t_{name}", session_id=f"s_{name}")
+    await pick(stores)
+    for name in states[1:]:
+        if name == "waiting":
+            await accept(stores, "t_first", session_id="s_waiting")
+        turn = (await accept(stores, f"t_{name}", session_id=f"s_{name}")).turn
+        if name in ("done", "failed", "cancelled"):
+            await stores.turns.finish(fence_of(turn), replace(answer(), state=name))  # type: ignore[arg-type]
+        elif name == "put_off":
+            usage = turn.usage
+            await stores.turns.postpone(fence_of(turn), first_idx=1, messages=[], usage=usage, error={}, delay_seconds=60)
+    seen = {s: {t.task_id[2:] for t in await stores.tasks.page("acme", status=s, limit=9)} for s in STATUSES}
+    assert seen == {
+        "pending": {"put_off"},
+        "running": {"none", "waiting", "running"},
+        "success": {"done"},
+        "failure": {"failed"},
+        "cancelled": {"cancelled"},
+    }
 
 
 async def test_figures_of_the_lanes(stores: JobStores) -> None:

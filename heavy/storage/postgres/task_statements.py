@@ -96,15 +96,16 @@ UPDATE tasks t SET status = 'running', owner = $2, lease_until = {_NOW} + $3, at
 FROM found f WHERE t.tenant = f.tenant AND t.task_id = f.task_id RETURNING t.*
 """
 
-# $1 tenant, $2 task, $3 owner, $4 lease as it was picked
+# One whose end was asked for is not given back: the sweep ends it. $1 tenant, $2 task, $3 owner, $4 lease as it was picked
 RELEASE = """
 UPDATE tasks SET status = 'pending', owner = NULL, lease_until = 0, attempts = attempts - 1
-WHERE tenant = $1 AND task_id = $2 AND status = 'running' AND owner IS NOT DISTINCT FROM $3 AND lease_until = $4 RETURNING 1
+WHERE tenant = $1 AND task_id = $2 AND status = 'running' AND owner IS NOT DISTINCT FROM $3 AND lease_until = $4
+    AND NOT cancel_requested RETURNING 1
 """
 
 POSTPONE = """
 UPDATE tasks SET status = 'pending', owner = NULL, lease_until = 0, run_at = $3
-WHERE tenant = $1 AND task_id = $2 AND status = 'running' RETURNING 1
+WHERE tenant = $1 AND task_id = $2 AND status = 'running' AND NOT cancel_requested RETURNING 1
 """
 
 PARK = "UPDATE tasks SET owner = NULL, lease_until = 0 WHERE tenant = $1 AND task_id = $2 AND status = 'running' RETURNING 1"

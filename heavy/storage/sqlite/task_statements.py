@@ -37,14 +37,15 @@ UPDATE tasks SET status = 'running', owner = ?3, lease_until = ?4 + ?5, attempts
 WHERE tenant = ?1 AND task_id = ?2 RETURNING *
 """
 
+# One whose end was asked for is not given back: the sweep ends it.
 RELEASE = """
 UPDATE tasks SET status = 'pending', owner = NULL, lease_until = 0, attempts = attempts - 1
-WHERE tenant = ? AND task_id = ? AND status = 'running' AND owner IS ? AND lease_until = ?
+WHERE tenant = ? AND task_id = ? AND status = 'running' AND owner IS ? AND lease_until = ? AND NOT cancel_requested
 """
 
 POSTPONE = """
 UPDATE tasks SET status = 'pending', owner = NULL, lease_until = 0, run_at = ?3
-WHERE tenant = ?1 AND task_id = ?2 AND status = 'running'
+WHERE tenant = ?1 AND task_id = ?2 AND status = 'running' AND NOT cancel_requested
 """
 
 PARK = "UPDATE tasks SET owner = NULL, lease_until = 0 WHERE tenant = ? AND task_id = ? AND status = 'running'"

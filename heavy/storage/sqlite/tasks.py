@@ -13,7 +13,7 @@ from heavy.storage.sqlite import task_statements as sql
 from heavy.storage.sqlite.batches import close_one, own_of, tell_finished
 from heavy.storage.sqlite.outbox import add_messages
 from heavy.storage.sqlite.sessions import INSERT_EVENT, Run, one
-from heavy.storage.task_rows import VIEW, batch_of, end_values, hook_values, new_values, task_of, viewed_of
+from heavy.storage.task_rows import batch_of, end_values, hook_values, new_values, page_of, task_of, viewed_of
 
 MOST_COUNTED = 100_000
 
@@ -39,7 +39,6 @@ class SqliteTasks:
         """Stores a batch with its tasks, or finds the one of its id."""
         place = (batch.tenant, batch.batch_id)
         hook = hook_values(batch.hook)
-        values = [new_values(t) for t in tasks]
         rejected = sum(t.error is not None for t in tasks)
 
         def store(c: sqlite3.Connection) -> tuple[Any, bool]:
@@ -47,7 +46,7 @@ class SqliteTasks:
             row = one(c, sql.INSERT_BATCH, (*place, len(tasks), rejected, *hook, batch.fingerprint, now))
             if row is None:
                 return c.execute(sql.BATCH, place).fetchone(), False
-            insert(c, values, now)
+            insert(c, [new_values(t, batch.hook) for t in tasks], now)
             if row["finished_at"] is not None:
                 tell_finished(c, row)
             return row, True
@@ -70,19 +69,8 @@ class SqliteTasks:
         limit: int,
     ) -> Sequence[TaskRow]:
         """Tasks with their turns, the newest first."""
-        args: list[Any] = [tenant]
-        where = ["t.tenant = ?"]
-        for condition, value in (("t.status = ?", status), ("t.session_id = ?", session_id)):
-            if value is not None:
-                args.append(value)
-                where.append(condition)
-        if status is not None and status != "success":
-            where.append("t.status <> 'success'")  # so that the partial index is seen to serve
-        if before is not None:
-            args += before
-            where.append("(t.created_at, t.task_id) < (?, ?)")
-        statement = f"{VIEW} WHERE {' AND '.join(where)} ORDER BY t.created_at DESC, t.task_id DESC LIMIT ?"
-        return [viewed_of(r) for r in await self._read(lambda c: c.execute(statement, (*args, limit)).fetchall())]
+        statement, values = page_of("?{}".format, tenant, status, session_id, before, limit)
+        return [viewed_of(r) for r in await self._read(lambda c: c.execute(statement, values).fetchall())]
 
     async def pick(self, lane: Lane, *, owner: str, lease_seconds: float, limit: int, depth: int) -> Sequence[TaskRow]:
         """Due tasks for this owner."""
