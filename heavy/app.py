@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,9 @@ from common.hotstore.protocol import HotStore
 from common.settings import SettingsError
 from common.telemetry.metrics import Metrics
 from common.web.auth import KeyRing
+from common.web.background import keep, stop
 from common.web.errors import exception_handlers
+from common.web.key_news import watch_file
 from common.web.middleware import Edge, InFlight
 from common.web.server import startup_failure
 from common.workflow.load import load_all
@@ -40,11 +42,14 @@ from heavy.jobs.timers import Timers
 from heavy.jobs.webhooks import Deliverer
 from heavy.llm.gateway import open_gateway
 from heavy.llm.targets import default_targets, load_targets
+from heavy.routes.counted import Counted
 from heavy.routes.state import Explain, Heavy
 from heavy.routes.table import query_routes, resource_routes, watch_routes
 from heavy.settings import HeavySettings
 from heavy.storage.open import open_stores
 from heavy.streaming import SessionReader, TurnReader
+from heavy.tenants.keeper import AccessKeeper
+from heavy.tenants.quotas import Node, Quotas
 from heavy.turns.agents import Agents
 from heavy.turns.gates import Gates
 from heavy.turns.learning import Learner
@@ -56,7 +61,6 @@ from heavy.turns.run import RunParts
 from heavy.turns.timers import first_timers
 
 DRAIN_CHECK_SECONDS = 0.2
-Work = Callable[[], Coroutine[Any, Any, None]]  # runs until it is cancelled
 log = logging.getLogger(__name__)
 
 
@@ -71,6 +75,7 @@ class Given:
     inflight: InFlight | None = None
     demo_llm: str | None = None
     explain: Explain | None = None
+    keys: KeyRing | None = None
 
 
 @contextlib.asynccontextmanager
@@ -87,6 +92,9 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         if hotstore is None:
             hotstore = open_hotstore(settings.redis_url)
             stack.push_async_callback(hotstore.aclose)
+        ring = given.keys or KeyRing.open(settings.api_keys)
+        access = AccessKeeper(stores.access, hotstore, ring, settings.ticket_key, metrics)
+        await access.look()  # nobody is let in before it is known who may come in
         caller = given.caller
         if caller is None:
             caller = await stack.enter_async_context(HttpCaller(EgressPolicy(settings.egress_allow, agents.hosts), metrics))
@@ -94,10 +102,11 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         mcp = await stack.enter_async_context(open_mcp(workflows, caller.policy))
         poster = await stack.enter_async_context(Poster(EgressPolicy(settings.egress_allow, public_only=True)))
         owner = TurnOwner(stores.turns, hotstore, settings.lease_seconds)
+        quotas = Quotas(ring, stores.access, hotstore, Node(settings.max_inflight, lambda: turns.room, owner.held), metrics)
         learner = Learner(stores.learned, hotstore, agents)
         mover = JournalMover(stores.turns, hotstore, metrics, owner.name, first_timers(workflows), learner.answered)
         gates = Gates(hotstore, stores.sessions)
-        parts = RunParts(stores, hotstore, gateway, caller, gates, learner, mcp)
+        parts = RunParts(stores, hotstore, gateway, caller, gates, learner, mcp, quotas.ended)
         lives = Lives(stores=stores, hotstore=hotstore, owner=owner, agents=agents, parts=parts, metrics=metrics)
         turns = Turns(
             stores=stores,
@@ -113,17 +122,18 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         session_reader = SessionReader(stores.sessions, hotstore, partial(_draining, given.inflight, turns))
         timers = Timers(stores, agents, turns, notes, mover)
         settling = Settling(stores, owner, hotstore, metrics)
-        dispatcher = _dispatcher(settings, stores, turns, owner, hotstore, settling, metrics)
+        dispatcher = _dispatcher(settings, stores, turns, owner, hotstore, settling, quotas, metrics)
         deliverer = Deliverer(stores.deliveries, hotstore, poster, metrics, settings.ticket_key)
         taking_over = TakeOver(stores.turns, hotstore, owner, turns)
         leaving = partial(_leave_in_time, turns, given.inflight, settings.drain_seconds)
-        background: tuple[Work, ...] = (
+        background = (
             *(owner.keep_leases, owner.listen, taking_over.run, taking_over.listen, leaving),
+            *(access.keep, quotas.keep, partial(watch_file, ring)),
             *(mover.drain, gates.pay, timers.run, deliverer.run, learner.work, session_reader.end_when_draining),
             *(dispatcher.run, dispatcher.listen, settling.run, Scheduler(stores.schedules, dispatcher, metrics).run),
         )
         for work in background:
-            stack.push_async_callback(_stop, asyncio.create_task(_keep(work)))
+            stack.push_async_callback(stop, asyncio.create_task(keep(work)))
         stack.push_async_callback(dispatcher.drain)
         stack.push_async_callback(_drain, turns, given.inflight, settings.drain_seconds)
         yield Heavy(
@@ -142,7 +152,9 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             settling=settling,
             learner=learner,
             given_urls=poster.policy,
-            keys=KeyRing.open(settings.api_keys),
+            keys=ring,
+            access=access,
+            quotas=quotas,
             metrics=metrics,
             explain=given.explain,
         )
@@ -155,6 +167,7 @@ def _dispatcher(
     owner: TurnOwner,
     hotstore: HotStore,
     settling: Settling,
+    quotas: Quotas,
     metrics: Metrics,
 ) -> Dispatcher:
     return Dispatcher(
@@ -163,10 +176,16 @@ def _dispatcher(
         owner=owner,
         hotstore=hotstore,
         settling=settling,
+        door=partial(quotas.turn, costs=_costs),
         metrics=metrics,
         slots=settings.tasks_at_once,
         max_inflight=settings.max_inflight,
     )
+
+
+async def _costs() -> bool:
+    """A task is LLM work."""
+    return True
 
 
 def create_app(settings: HeavySettings, *, metrics: Metrics, inflight: InFlight) -> Starlette:
@@ -192,7 +211,10 @@ def _app(settings: HeavySettings, role: str, routes: list[BaseRoute], metrics: M
 
     return Starlette(
         routes=routes,
-        middleware=[Middleware(Edge, tier=role, config_hash=lambda: config_hash, metrics=metrics, inflight=inflight)],
+        middleware=[
+            Middleware(Edge, tier=role, config_hash=lambda: config_hash, metrics=metrics, inflight=inflight),
+            Middleware(Counted),
+        ],
         exception_handlers=exception_handlers(),
         lifespan=lifespan,
     )
@@ -206,16 +228,6 @@ def read_workflows(settings: HeavySettings) -> Mapping[str, Workflow]:
     if not workflows:
         raise ConfigInvalid(f"{settings.config} holds no workflow file")
     return workflows
-
-
-async def _keep(work: Work) -> None:
-    """Background work must not die silently: what it did not foresee is logged, and it begins again."""
-    while True:
-        try:
-            await work()
-        except Exception:  # whatever broke, the leases of running turns must still be renewed
-            log.exception("background work broke off and begins again")
-        await asyncio.sleep(1)
 
 
 def _draining(inflight: InFlight | None, turns: Turns) -> bool:
@@ -234,8 +246,3 @@ async def _leave_in_time(turns: Turns, inflight: InFlight | None, seconds: float
 async def _drain(turns: Turns, inflight: InFlight | None, seconds: float) -> None:
     """Running turns get what is left of the grace period."""
     await turns.drain(inflight.left(seconds) if inflight else seconds)
-
-
-async def _stop(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])

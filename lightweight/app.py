@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -15,9 +17,12 @@ from common.hotstore.open import open_hotstore
 from common.hotstore.protocol import HotStore
 from common.settings import SettingsError
 from common.telemetry.metrics import Metrics
-from common.web.auth import KeyRing
+from common.web.auth import DATABASE, KeyRing
+from common.web.background import keep, stop
 from common.web.errors import exception_handlers
+from common.web.key_news import KeyNews, watch_file
 from common.web.middleware import InFlight
+from common.web.rate import RequestRate
 from common.workflow.load import load_all
 from common.workflow.schema import Workflow
 from lightweight.agents import compile_agents
@@ -49,13 +54,22 @@ def create_app(
     agents = compile_agents(load_workflows(settings) if workflows is None else workflows)
     metrics = metrics or Metrics()
     inflight = inflight or InFlight()
+    if settings.api_keys and str(settings.api_keys) == DATABASE and hotstore is None and settings.redis_url.startswith("memory:"):
+        raise SettingsError("LOADSPLIT_API_KEYS=db: needs LOADSPLIT_REDIS_URL: this tier learns the keys of the database through it")
     keys = KeyRing.open(settings.api_keys)
     store = hotstore or open_hotstore(settings.redis_url)
     caller = endpoints or HttpCaller(EgressPolicy(settings.egress_allow, agents.hosts), metrics)
     onward = handoff or (Accel() if settings.handoff == "accel" else Proxy(settings.heavy_url))
     answers, idempotency = RuleAnswers(store, caller, metrics), Idempotency(store)
-    collaborators: dict[str, Any] = {"keys": keys, "ticket_key": settings.ticket_key, "metrics": metrics, "inflight": inflight}
-    checks: dict[str, Check] = {"hotstore": store.ping}
+    news = KeyNews(keys, store, settings.ticket_key, settings.data_dir, metrics)
+    collaborators: dict[str, Any] = {
+        "keys": keys,
+        "rate": RequestRate(store, metrics),
+        "ticket_key": settings.ticket_key,
+        "metrics": metrics,
+        "inflight": inflight,
+    }
+    checks: dict[str, Check] = {"hotstore": store.ping, "keys": keys.check}
     if isinstance(onward, Proxy):
         checks["heavy"] = onward.ping
 
@@ -68,6 +82,9 @@ def create_app(
                 await opened.enter_async_context(caller)
             if handoff is None:
                 opened.push_async_callback(onward.aclose)
+            await news.begin()
+            for work in (news.follow, partial(watch_file, keys)):
+                opened.push_async_callback(stop, asyncio.create_task(keep(work)))
             log.info("lightweight serves", extra={"config_hash": agents.config_hash, "handoff": onward.mode, "rules": agents.rule_count})
             yield
 

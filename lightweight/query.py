@@ -19,6 +19,7 @@ from common.web.asgi import ClientDisconnected, Receive, Scope, Send, read_body,
 from common.web.auth import KeyRing
 from common.web.errors import as_loadsplit_error, problem_response
 from common.web.middleware import InFlight
+from common.web.rate import RequestRate
 from lightweight.agents import Agent, Agents
 from lightweight.answer import Answer, RuleAnswers, Turn, plan
 from lightweight.handoff import Handoff
@@ -49,6 +50,7 @@ class QueryEndpoint:
         idempotency: Idempotency,
         *,
         keys: KeyRing,
+        rate: RequestRate,
         ticket_key: bytes,
         metrics: Metrics,
         inflight: InFlight,
@@ -59,6 +61,7 @@ class QueryEndpoint:
         self._handoff = handoff
         self._idempotency = idempotency
         self._keys = keys
+        self._rate = rate
         self._ticket_key = ticket_key
         self._inflight = inflight
         self._streaming = streaming
@@ -91,6 +94,8 @@ class QueryEndpoint:
             raise MethodNotAllowed("use POST here")
         caller = self._keys.authenticate(scope["headers"])
         caller.need("query")
+        if caller.limits.requests_per_minute is not None:
+            await self._rate.count(caller.tenant, caller.limits)
         body = await read_body(scope, receive)
         query = parse_query(body)
         agent = self._agents.find(query.agent_id)

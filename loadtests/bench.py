@@ -20,11 +20,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.contracts.access import digest_of
 from loadtests.processes import Process, free_port, wait_listening, wait_ready
 
 SERVER_CPU, LOAD_CPU = 0, 1
 LOADSPLIT = str(Path(sys.executable).with_name("loadsplit"))
 STATIC, FLOW = "what about topic 7 and word7?", "please book the flow now"
+RULE = "rule hit, static answer (gate + journal)"
 RULE_CEILING, FLOW_CEILING = "bare ASGI: RE2 + coalesced GET", "bare ASGI: RE2 + one POST to a flow API"
 _RATE = re.compile(r"Requests/sec:\s+([\d.]+)")
 _BAD = re.compile(r"Non-2xx or 3xx responses: (\d+)|Socket errors: (.*)")
@@ -32,12 +34,13 @@ _BAD = re.compile(r"Non-2xx or 3xx responses: (\d+)|Socket errors: (.*)")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One server under load. `reference` names the row that it is compared with."""
+    """One server under load. `reference` names the row that it is compared with; `key` is the caller's API key."""
 
     name: str
     url: str
     message: str
     reference: str | None = None
+    key: str | None = None
 
 
 def main() -> int:
@@ -68,7 +71,8 @@ def load(row: Row, folder: Path, seconds: int, connections: int) -> float:
     """Requests a second of one row. Raises RuntimeError when any reply was not a success."""
     script = folder / "post.lua"
     body = json.dumps({"message": row.message, "session_id": "bench-1"}, ensure_ascii=False).replace("'", "\\'")
-    script.write_text(f"wrk.method = 'POST'\nwrk.headers['content-type'] = 'application/json'\nwrk.body = '{body}'\n")
+    head = f"wrk.headers['authorization'] = 'Bearer {row.key}'\n" if row.key else ""
+    script.write_text(f"wrk.method = 'POST'\nwrk.headers['content-type'] = 'application/json'\n{head}wrk.body = '{body}'\n")
     command = ["taskset", "-c", str(LOAD_CPU), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), row.url]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if bad := _BAD.search(output):
@@ -119,15 +123,36 @@ def servers(folder: Path, rules: int) -> Iterator[list[Row]]:
             process = stack.enter_context(Process(command, log=folder / f"reference-{port}.log", cpu=SERVER_CPU))
             wait_listening(port, process)
             rows.append(Row(name, f"http://127.0.0.1:{port}/", message))
-        port = free_port()
-        env = ["env", f"LOADSPLIT_REDIS_URL={redis}", f"LOADSPLIT_DATA_DIR={folder / 'data'}", "LOADSPLIT_HANDOFF=accel"]
-        command = [*env, LOADSPLIT, "lightweight", "--port", str(port), "--config", str(config)]
-        process = stack.enter_context(Process(command, log=folder / "lightweight.log", cpu=SERVER_CPU))
-        wait_ready(f"http://127.0.0.1:{port}/readyz", process)
-        url = f"http://127.0.0.1:{port}/api/v1/query"
-        rows.append(Row("rule hit, static answer (gate + journal)", url, STATIC, RULE_CEILING))
+        env = [f"LOADSPLIT_REDIS_URL={redis}", f"LOADSPLIT_DATA_DIR={folder / 'data'}", "LOADSPLIT_HANDOFF=accel"]
+        url = stack.enter_context(lightweight(folder, config, env))
+        rows.append(Row(RULE, url, STATIC, RULE_CEILING))
         rows.append(Row("rule hit with an HTTP call", url, FLOW, FLOW_CEILING))
+        asking = stack.enter_context(lightweight(folder, config, [*env, f"LOADSPLIT_API_KEYS={key_file(folder)}"]))
+        rows.append(Row("the same rule hit, with an API key", asking, STATIC, RULE, "free"))
+        rows.append(Row("… whose tenant's requests are counted", asking, STATIC, RULE, "limited"))
         yield rows
+
+
+@contextmanager
+def lightweight(folder: Path, config: Path, env: list[str]) -> Iterator[str]:
+    """A process of the tier on the server core; the URL of its queries."""
+    port = free_port()
+    command = ["env", *env, LOADSPLIT, "lightweight", "--port", str(port), "--config", str(config)]
+    with Process(command, log=folder / f"lightweight-{port}.log", cpu=SERVER_CPU) as process:
+        wait_ready(f"http://127.0.0.1:{port}/readyz", process)
+        yield f"http://127.0.0.1:{port}/api/v1/query"
+
+
+def key_file(folder: Path) -> Path:
+    """A thousand keys of as many tenants, and two more that are used: `free` without limits, `limited` with one that is never reached."""
+    rows: list[dict[str, object]] = [
+        {"id": key, "tenant": key, "scopes": ["query"], "hash": digest_of(key.encode()).hex()}
+        for key in ("free", "limited", *(f"tenant-{n}" for n in range(1000)))
+    ]
+    rows[1]["limits"] = {"requests_per_minute": 10_000_000}
+    path = folder / "keys.json"
+    path.write_text(json.dumps(rows))
+    return path
 
 
 def workflow(api: str, rules: int) -> dict[str, object]:

@@ -34,12 +34,14 @@ STATUS_NOTE = {
 }
 
 
-async def chat(url: str, session: str | None) -> int:
-    """Talks until Ctrl-D or Ctrl-C. Returns the exit code: 0, or 2 when the server cannot be reached at the start."""
+async def chat(url: str, session: str | None, key: str | None = None) -> int:
+    """Talks until Ctrl-D or Ctrl-C, with an API key where one is given. Returns the exit code: 0, or 2 when the server cannot be reached at
+    the start."""
     console = Console(highlight=False, soft_wrap=True)
     session = session or f"term-{secrets.token_hex(4)}"
     timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS)
-    async with aiohttp.ClientSession(timeout=timeout, read_bufsize=LINE_LIMIT) as http:
+    headers = {"Authorization": f"Bearer {key}"} if key else None
+    async with aiohttp.ClientSession(timeout=timeout, read_bufsize=LINE_LIMIT, headers=headers) as http:
         client = ChatClient(http, url)
         try:
             health = await client.health()

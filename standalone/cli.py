@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from common.errors import LoadsplitError
 from common.web.server import CannotServe
 from common.workflow.problems import WorkflowInvalid
+from standalone.commands import access
+
+if TYPE_CHECKING:
+    from heavy.turns.stores import Stores
 
 app = typer.Typer(
     name="loadsplit",
@@ -24,6 +28,19 @@ simulate = typer.Typer(help="The two stand-ins for trials and tests: an LLM prov
 app.add_typer(simulate, name="simulate")
 webhooks = typer.Typer(help="What receivers of webhooks need to know.", no_args_is_help=True)
 app.add_typer(webhooks, name="webhooks")
+
+
+async def _database(data_dir: Path | None) -> Stores:
+    """The stores of LOADSPLIT_DATABASE_URL, or of the data directory's SQLite."""
+    from heavy.settings import HeavySettings
+    from heavy.storage.open import open_stores
+
+    return await open_stores(HeavySettings.load(data_dir=data_dir).database)
+
+
+keys, tenants = access.commands(_database)
+app.add_typer(keys, name="keys")
+app.add_typer(tenants, name="tenants")
 
 Config = Annotated[Path, typer.Option("--config", help="Workflow file (JSON or YAML), or a directory of them.")]
 RoleConfig = Annotated[Path | None, typer.Option("--config", help="Workflow file or directory of them [default: LOADSPLIT_CONFIG].")]
@@ -137,11 +154,13 @@ def match(
 def chat(
     url: Annotated[str, typer.Option(help="A running server.")] = "http://127.0.0.1:8000",
     session: Annotated[str | None, typer.Option(help="Session id [default: a new one].")] = None,
+    key: Annotated[str | None, typer.Option(help="API key [default: LOADSPLIT_CHAT_KEY].")] = None,
 ) -> None:
     """Talk to a running server in the terminal."""
+    from common.settings import read_environ
     from standalone.chat import chat as run
 
-    raise typer.Exit(asyncio.run(run(url, session)))
+    raise typer.Exit(asyncio.run(run(url, session, key or read_environ().get("LOADSPLIT_CHAT_KEY"))))
 
 
 @app.command()

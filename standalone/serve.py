@@ -23,10 +23,12 @@ from common.telemetry.metrics import Metrics
 from common.web.auth import KeyRing
 from common.web.errors import exception_handlers
 from common.web.middleware import Edge, InFlight
+from common.web.rate import RequestRate
 from common.web.server import bind, require_safe_host, startup_failure
 from common.web.server import serve as serve_app
 from common.workflow.load import load_all
 from heavy.app import Given, open_heavy
+from heavy.routes.counted import Counted
 from heavy.routes.query import QueryEndpoint as HeavyQuery
 from heavy.routes.table import resource_routes
 from heavy.settings import HeavySettings
@@ -80,12 +82,13 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
     caller = HttpCaller(EgressPolicy(settings.egress_allow, hosts), metrics)
     edge = Middleware(Edge, tier="heavy", config_hash=lambda: agents.config_hash, metrics=metrics, inflight=inflight)
     answers, idempotency = RuleAnswers(hotstore, caller, metrics), Idempotency(hotstore)
-    keys = KeyRing.open(settings.api_keys)
+    keys, rate = KeyRing.open(settings.api_keys), RequestRate(hotstore, metrics)
 
     def query(*, streaming: bool) -> QueryEndpoint:
         heavy_query = edge.cls(HeavyQuery(streaming=streaming), *edge.args, **edge.kwargs)
-        collaborators: dict[str, Any] = {"keys": keys, "ticket_key": settings.ticket_key, "metrics": metrics, "inflight": inflight}
-        return QueryEndpoint(agents, answers, Local(heavy_query), idempotency, **collaborators, streaming=streaming)
+        watched: dict[str, Any] = {"metrics": metrics, "inflight": inflight, "rate": rate}
+        local = Local(heavy_query)
+        return QueryEndpoint(agents, answers, local, idempotency, keys=keys, ticket_key=settings.ticket_key, **watched, streaming=streaming)
 
     def explain(agent_id: str, text: str, route: LearnedRoute | None) -> dict[str, Any]:
         return explained(agents.find(agent_id), text, route)
@@ -97,14 +100,14 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
                 demo_llm = await stack.enter_async_context(demo.running()) if demo else None
                 stack.push_async_callback(hotstore.aclose)
                 await stack.enter_async_context(caller)
-                given = Given(workflows, hotstore, caller, metrics, inflight, demo_llm, explain)
+                given = Given(workflows, hotstore, caller, metrics, inflight, demo_llm, explain, keys)
                 yield {"heavy": await stack.enter_async_context(open_heavy(settings, given))}
 
     return HotFirst(
         query(streaming=False),
         query(streaming=True),
         routes=resource_routes(inflight),
-        middleware=[edge],
+        middleware=[edge, Middleware(Counted)],
         exception_handlers=exception_handlers(),
         lifespan=lifespan,
     )

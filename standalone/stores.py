@@ -61,7 +61,7 @@ def redis(folder: Path) -> tuple[Program, str]:
         "appendonly yes",
         "appendfsync everysec",
     ]
-    _write_private(folder / "redis.conf", "\n".join(lines) + "\n")
+    write_private(folder / "redis.conf", "\n".join(lines) + "\n")
     ready = _RedisReady(port)
     program = Program("redis", (binary, str(folder / "redis.conf")), ready, log=folder / "redis.log")
     return program, f"redis://:{password}@127.0.0.1:{port}/0"
@@ -156,13 +156,13 @@ def _reachable(folder: Path) -> Path:
 def _password(path: Path, user: str | None = None) -> str:
     """The password in the file, made at the first call."""
     if not path.exists():
-        _write_private(path, secrets.token_hex(16))
+        write_private(path, secrets.token_hex(16))
     if user:
         shutil.chown(path, user)
     return path.read_text().strip()
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
     """Writes a file that only its owner can read."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
         f.write(text)

@@ -28,11 +28,12 @@ from common.settings import CommonSettings
 from nginx.render import RenderSettings, write
 from standalone.children import Child, Program, StartFailed
 from standalone.demo import BUSINESS_PORT, LLM_KEYS, LLM_PORT, Listening
-from standalone.stores import find_program, free_port, postgres, redis
+from standalone.stores import find_program, free_port, postgres, redis, write_private
 
 LIGHTWEIGHT_PORT, HEAVY_PORT = 8101, 8201
 OPEN_FILES = 65536
 LEFT_OUT_SECONDS = 2.5  # longer than Nginx leaves out a replica that has refused a connection (nginx.render.SERVER_OPTIONS)
+DATABASE_FILE = "database.url"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +178,7 @@ class _Split:
                 database_url = f"sqlite:///{self._folder / 'loadsplit.db'}"
                 _say("PostgreSQL is not installed: the heavy replicas share one SQLite file")
         await self._bring_up(programs)
+        write_private(self._folder / DATABASE_FILE, database_url)  # for the commands that work on the database
         for program in programs:
             _say(f"  {program.name:<14} private, its log is {program.log}")
         return {
@@ -243,6 +245,7 @@ class _Split:
         _say(f"  chat page      {url}/")
         _say(f"  try            curl -s {url}/api/v1/query -H 'content-type: application/json' -d '{body}'")
         _say(f"  access log     {self._folder / 'nginx' / 'access.log'}")
+        _say(f"  API keys       LOADSPLIT_DATABASE_URL=$(cat {self._folder / DATABASE_FILE}) loadsplit keys create")
         _say(f"Ctrl-C drains and stops; kill -HUP {os.getpid()} starts the tiers' processes again, one after the other.")
 
     async def _end(self) -> None:

@@ -8,6 +8,10 @@
 | ls:{turn}:e             | list   | 1 hour after the end | event log; the event with id n is item n - 1    |
 | ls:idem:<tenant>/<key>  | string | 1 day   | what a request with an Idempotency-Key has become (lightweight.idempotency) |
 | ls:learned:…            | string | 1 hour  | a learned route (common.contracts.learned), kept up by heavy |
+| ls:access               | hash   | 1 minute, kept up by heavy | API keys and limits (common.contracts.access): r revision, v snapshot |
+| ls:rate:<tenant>        | string | until the bucket is full   | requests a minute: when the bucket will be full, in µs |
+| ls:streams:<tenant>     | zset   | 30 s, kept up by who holds streams | open streams, by when each is given up, in ms |
+| ls:use:<tenant>:<day>:… | string | 10 minutes              | tokens, and US dollars, of the UTC day; then taken from the database anew |
 | ls:journal              | stream | bounded by trimming what was acknowledged | rule-answered turns on their way to the database |
 
 The event log of a turn that awaits an approval is kept for a day.
@@ -15,7 +19,7 @@ The event log of a turn that awaits an approval is kept for a day.
 Channels (nothing is stored): ls:cancels `turn id reason` of a turn whose end is asked for; ls:ends `tenant/session` when a turn of it has
 ended and others wait; ls:left when a process that ends has given turns up; ls:tasks the lane of tasks that are due and for which the
 process that knows of them has no room; ls:turn:<turn> news of a turn's event log; ls:session:<tenant/session> a session has new events;
-ls:deliveries there may be new messages to webhooks.
+ls:deliveries there may be new messages to webhooks; ls:access:news keys or limits have changed.
 """
 
 from __future__ import annotations
@@ -27,11 +31,16 @@ TURN_ENDS = "ls:ends"
 LEFT = "ls:left"
 TASKS = "ls:tasks"
 DELIVERIES = "ls:deliveries"
+ACCESS = "ls:access"
+ACCESS_NEWS = "ls:access:news"
 WINDOW_TTL = 3600
 PENDING_TTL = 86400
 EVENTS_TTL = 3600
 LEARNED_TTL = 3600
 PAUSED_TTL = 86400
+ACCESS_TTL = 60
+STREAMS_TTL = 30
+USE_TTL = 600
 
 
 def gate(tenant: str, session_id: str) -> str:
@@ -62,6 +71,21 @@ def learned(tenant: str, agent_id: str, config_hash: str, digest: str) -> str:
 def idempotency(tenant: str, digest: str) -> str:
     """String, a day (contracts.idempotency.KEPT_SECONDS); seconds while the request is being answered."""
     return f"ls:idem:{tenant}/{digest}"
+
+
+def rate(tenant: str) -> str:
+    """String, as long as the bucket takes to fill."""
+    return f"ls:rate:{tenant}"
+
+
+def streams(tenant: str) -> str:
+    """Sorted set of open streams, STREAMS_TTL."""
+    return f"ls:streams:{tenant}"
+
+
+def use(tenant: str, day: str, what: str) -> str:
+    """String, USE_TTL. `day` is YYYY-MM-DD in UTC, `what` tokens or cost."""
+    return f"ls:use:{tenant}:{day}:{what}"
 
 
 def turn_channel(turn_id: str) -> str:

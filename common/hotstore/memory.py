@@ -17,7 +17,18 @@ from common.hotstore.protocol import HotStoreUnavailable, JournalItem
 SWEEP_EVERY = 1000  # writes between two sweeps: a sweep looks at every key once
 IDLE_SECONDS = 30.0
 
-Value = bytes | dict[str, bytes] | list[bytes]
+NUMBER_SIZE = 24  # bytes that a number counts as
+MICROSECOND = 1e-6  # Redis counts in these; here a shorter wait is a rounding error
+
+
+@dataclass(slots=True)
+class _Group:
+    """Members and when each is out."""
+
+    until: dict[str, float]
+
+
+Value = bytes | dict[str, bytes] | list[bytes] | tuple[int, bytes] | float | _Group
 
 
 @dataclass(slots=True)
@@ -135,6 +146,71 @@ class MemoryHotStore:
         """How many items the log holds."""
         return len(self._list(key))
 
+    async def read_version(self, key: str, known: int | None) -> tuple[int, bytes | None] | None:
+        """The version, and the value unless that is `known`."""
+        value = self._value(key)
+        if not isinstance(value, tuple):
+            return None
+        return value if value[0] != known else (value[0], None)
+
+    async def write_version(self, key: str, version: int, value: bytes, ttl: float) -> bool:
+        """Stores the value unless a higher version is there."""
+        held = self._value(key)
+        if isinstance(held, tuple) and held[0] > version:
+            return False
+        self._put(key, (version, _kept(value)), ttl, len(value))
+        return True
+
+    async def throttle(self, key: str, *, rate: float, burst: int) -> float:
+        """Takes one out of the bucket. What is kept is the time at which it will be full."""
+        now, held = self._clock(), self._value(key)
+        full = max(now, held) if isinstance(held, float) else now
+        wait = full + (1 - burst) / rate - now
+        if wait > MICROSECOND:
+            return wait
+        self._put(key, full + 1 / rate, full + 1 / rate - now, NUMBER_SIZE)
+        return 0.0
+
+    async def enter(self, key: str, member: str, limit: int, ttl: float) -> bool:
+        """Adds a member unless the group is full."""
+        now, group = self._clock(), self._group(key)
+        if member not in group and len(group) >= limit:
+            for gone in [name for name, until in group.items() if until <= now]:
+                del group[gone]
+            if len(group) >= limit:
+                return False
+        group[member] = now + ttl
+        self._put(key, _Group(group), ttl, NUMBER_SIZE * len(group))
+        return True
+
+    async def stay(self, key: str, members: Sequence[str], ttl: float) -> None:
+        """Keeps members in."""
+        group, until = self._group(key), self._clock() + ttl
+        group.update((member, until) for member in members)
+        self._put(key, _Group(group), ttl, NUMBER_SIZE * len(group))
+
+    async def leave(self, key: str, *members: str) -> None:
+        """Takes members out."""
+        group = self._group(key)
+        for member in members:
+            group.pop(member, None)
+
+    async def seed(self, key: str, amount: float, ttl: float) -> float:
+        """Begins a counter unless it has begun."""
+        held = self._value(key)
+        if isinstance(held, float):
+            return held
+        self._put(key, float(amount), ttl, NUMBER_SIZE)
+        return float(amount)
+
+    async def add(self, key: str, amount: float) -> float | None:
+        """Adds to a counter that has begun."""
+        held = self._value(key)
+        if not isinstance(held, float):
+            return None
+        self._items[key].value = held + amount
+        return held + amount
+
     async def publish(self, channel: str, message: bytes) -> None:
         """Tells all current subscribers of this process."""
         for inbox in self._channels.get(channel, ()):
@@ -180,6 +256,10 @@ class MemoryHotStore:
     def _list(self, key: str) -> list[bytes]:
         value = self._value(key)
         return value if isinstance(value, list) else []
+
+    def _group(self, key: str) -> dict[str, float]:
+        value = self._value(key)
+        return value.until if isinstance(value, _Group) else {}
 
     def _size(self, key: str) -> int:
         item = self._items.get(key)

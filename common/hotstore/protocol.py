@@ -72,6 +72,33 @@ class HotStore(Protocol):
     async def log_length(self, key: str) -> int:
         """How many items the log holds; 0 when it is not there."""
 
+    async def read_version(self, key: str, known: int | None) -> tuple[int, bytes | None] | None:
+        """A versioned value: its version, and the value unless that version is `known`. None when there is none."""
+
+    async def write_version(self, key: str, version: int, value: bytes, ttl: float) -> bool:
+        """Stores a versioned value for `ttl` seconds. False, and nothing written, when a higher version is there: whoever was held up on
+        his way does not undo what is newer."""
+
+    async def throttle(self, key: str, *, rate: float, burst: int) -> float:
+        """Takes one out of a bucket that holds `burst` and fills at `rate` a second (the generic cell rate algorithm). 0.0 when there was
+        one; else nothing is taken, and it is the seconds until there will be one. By the store's clock. Repeating it takes another one."""
+
+    async def enter(self, key: str, member: str, limit: int, ttl: float) -> bool:
+        """Adds a member to a group of at most `limit`, for `ttl` seconds (the same for all of a group); one that is in already stays in.
+        False, and nothing changed, when the group is full. Who does not `stay` in time is out."""
+
+    async def stay(self, key: str, members: Sequence[str], ttl: float) -> None:
+        """Keeps members in for another `ttl` seconds, or brings them back in, also beyond the limit."""
+
+    async def leave(self, key: str, *members: str) -> None:
+        """Takes members out."""
+
+    async def seed(self, key: str, amount: float, ttl: float) -> float:
+        """Begins a counter with `amount`, to be forgotten `ttl` seconds from now, unless it has begun; what it says then."""
+
+    async def add(self, key: str, amount: float) -> float | None:
+        """Adds to a counter that has begun; what it says then. None, and nothing added, when it has not. Repeating it adds again."""
+
     async def publish(self, channel: str, message: bytes) -> None:
         """Tells all current subscribers, on every replica; nothing is kept."""
 

@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 
 from common.contracts.gate import GATE_TTL
 from common.hotstore.coalesce import TIMEOUT, Call, CoalescingRedis, CommandRefused, ScriptMissing
+from common.hotstore.counting import ADD, ENTER, READ_VERSION, SEED, STAY, THROTTLE, WRITE_VERSION
 from common.hotstore.keys import JOURNAL, JOURNAL_GROUP, PENDING_TTL
 from common.hotstore.protocol import JournalItem
 from common.hotstore.subscribe import Subscriptions
@@ -97,6 +98,10 @@ class RedisHotStore:
         self._record = Script(self._call, RECORD)
         self._claim = Script(self._call, CLAIM)
         self._log_append = Script(self._call, LOG_APPEND)
+        self._read_version, self._write_version = Script(self._call, READ_VERSION), Script(self._call, WRITE_VERSION)
+        self._throttle = Script(self._call, THROTTLE)
+        self._enter, self._stay = Script(self._call, ENTER), Script(self._call, STAY)
+        self._seed, self._add = Script(self._call, SEED), Script(self._call, ADD)
         self._subscriptions = Subscriptions(self._redis)
 
     async def get(self, key: str) -> bytes | None:
@@ -173,6 +178,45 @@ class RedisHotStore:
         """How many items the log holds."""
         length: int = await self._redis.llen(key)
         return length
+
+    async def read_version(self, key: str, known: int | None) -> tuple[int, bytes | None] | None:
+        """The version, and the value unless that is `known`."""
+        found = await self._read_version.run(1, key, -1 if known is None else known)
+        return None if found is None else (int(found[0]), found[1] if len(found) > 1 else None)
+
+    async def write_version(self, key: str, version: int, value: bytes, ttl: float) -> bool:
+        """Stores the value unless a higher version is there."""
+        written: int = await self._write_version.run(1, key, version, value, _ms(ttl))
+        return written == 1
+
+    async def throttle(self, key: str, *, rate: float, burst: int) -> float:
+        """Takes one out of the bucket."""
+        wait: int = await self._throttle.run(1, key, repr(1e6 / rate), burst)
+        return wait / 1e6
+
+    async def enter(self, key: str, member: str, limit: int, ttl: float) -> bool:
+        """Adds a member unless the group is full."""
+        entered: int = await self._enter.run(1, key, member, limit, _ms(ttl))
+        return entered == 1
+
+    async def stay(self, key: str, members: Sequence[str], ttl: float) -> None:
+        """Keeps members in."""
+        if members:
+            await self._stay.run(1, key, _ms(ttl), *members)
+
+    async def leave(self, key: str, *members: str) -> None:
+        """Takes members out."""
+        if members:
+            await self._call(pack((b"ZREM", key, *members)))
+
+    async def seed(self, key: str, amount: float, ttl: float) -> float:
+        """Begins a counter unless it has begun."""
+        return float(await self._seed.run(1, key, repr(float(amount)), _ms(ttl)))
+
+    async def add(self, key: str, amount: float) -> float | None:
+        """Adds to a counter that has begun."""
+        said = await self._add.run(1, key, repr(float(amount)))
+        return None if said is None else float(said)
 
     async def publish(self, channel: str, message: bytes) -> None:
         """Tells all current subscribers, on every replica."""

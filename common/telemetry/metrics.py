@@ -72,6 +72,8 @@ CATALOGUE: dict[str, Spec] = {
     "tasks_oldest_due": Spec("gauge", "Age of the oldest due task in seconds, of all processes, by lane.", ("lane",)),
     "schedule_ticks_total": Spec("counter", "Ticks of schedules by outcome (fired, missed: dropped after an hour).", ("outcome",)),
     "hotstore_errors_total": Spec("counter", "Hot-store operations that failed or took too long."),
+    "access_revision": Spec("gauge", "Revision of the API keys and limits that hold here: the same on all replicas but for two seconds."),
+    "quota_refusals_total": Spec("counter", "Requests, turns and streams refused for a tenant's limit or its share, by limit.", ("limit",)),
     "lease_lost_total": Spec("counter", "Turns that another node took over from this one."),
     "webhook_deliveries_total": Spec(
         "counter", "Attempts to deliver a message to a webhook, by outcome (delivered, again, failed).", ("outcome",)
@@ -194,6 +196,8 @@ class Metrics:
     tasks_oldest_due: Family
     schedule_ticks_total: Family
     hotstore_errors_total: Counter
+    access_revision: Gauge
+    quota_refusals_total: Family
     lease_lost_total: Counter
     webhook_deliveries_total: Family
     webhook_seconds: Histogram

@@ -1,142 +1,172 @@
-"""Who calls: API keys from a file of hashes, looked up by bearer token. Without any key configured everyone is the tenant `default`.
+"""Who calls: API keys from a file and from the database, looked up by bearer token. Without any key everyone is the tenant `default`.
 
-File: JSON lines or one JSON list of {"id", "tenant", "scopes": […], "hash": SHA-256 of the key in hex, "expires"?: Unix seconds}. Keys are
-random and long, so a plain SHA-256 is enough: there is no dictionary to try.
+A ring is swapped as a whole when keys or limits change; a request costs one digest and one look-up. How news reach it: `key_news`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import re
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import orjson
+from common.contracts.access import DEFAULT_TENANT, NO_LIMITS, OPERATOR, SCOPES, Access, Key, Limits, digest_of
+from common.errors import DependencyUnavailable, Forbidden, Unauthorized
+from common.web.key_file import FileKeys, KeyFile
 
-from common.errors import Forbidden, Unauthorized
-
-ALL_SCOPES = frozenset({"query", "tasks", "sessions", "admin", "llm"})
-DEFAULT_TENANT = "default"
-_CACHE = 4096
-_HEX = re.compile(r"[0-9a-f]{64}\Z")
-_TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+ALL_SCOPES = frozenset(SCOPES)
+DATABASE = "db:"
+"""The value of LOADSPLIT_API_KEYS that asks for keys of the database."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls, and what the caller may do. `key_id` is None where no keys are configured."""
+    """Who calls, what the caller may do, and how much its tenant may use. `key_id` is None where no keys are configured."""
 
     tenant: str
     scopes: frozenset[str]
     key_id: str | None = None
+    limits: Limits = NO_LIMITS
 
     def need(self, scope: str) -> None:
         """Raises Forbidden without that scope."""
         if scope not in self.scopes:
             raise Forbidden(f"this key lacks the scope {scope}")
 
+    @property
+    def operator(self) -> bool:
+        """Whether its scope `admin` reaches every tenant."""
+        return self.tenant == OPERATOR
+
 
 ANYONE = Caller(DEFAULT_TENANT, ALL_SCOPES)
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    """One row of the file. `expires` is Unix seconds, None for never."""
+class _Held:
+    """What the ring knows at one moment. `anyone` is who calls without a key, where that is allowed; `complete` says that a key that is
+    not here does not exist."""
 
-    id: str
-    caller: Caller
-    digest: bytes
-    expires: float | None
+    callers: Mapping[bytes, tuple[Caller, float | None]] = field(default_factory=dict)
+    limits: Mapping[str, Limits] = field(default_factory=dict)
+    anyone: Caller | None = ANYONE
+    complete: bool = True
+    counts_requests: bool = False
 
 
 class KeyRing:
-    """The keys of this process. An empty ring lets everyone in; the server then binds to loopback only (the CLI sees to that)."""
+    """The keys that hold in this process. Without any, and none asked for, everyone is let in; the server then binds to loopback only (the
+    CLI sees to that)."""
 
-    def __init__(self, keys: Iterable[Key] = ()) -> None:
-        self._keys = tuple(keys)
-        self._known: dict[bytes, Key] = {}
+    def __init__(self, file: KeyFile | None = None, *, required: bool = False) -> None:
+        self._file = file
+        self._required = required
+        self._of_file = file.read() if file else FileKeys()
+        self._of_database: Access | None = None
+        self._held = self._build()
 
     @classmethod
-    def open(cls, path: Path | str | None) -> KeyRing:
-        """Reads the file; None is a ring without keys. Raises ValueError with one line that names the entry at fault."""
-        if path is None:
+    def open(cls, source: Path | str | None) -> KeyRing:
+        """The ring of LOADSPLIT_API_KEYS: a file, `db:` where callers need a key of the database, None where they need one only if it has
+        any. Raises ValueError with one line that names the file's entry at fault."""
+        if source is None:
             return cls()
-        try:
-            text = Path(path).read_bytes()
-        except OSError as e:
-            raise ValueError(f"{path} cannot be read: {e.strerror}") from None
-        keys = tuple(_key(row, f"{path}: entry {n}") for n, row in enumerate(_rows(text, str(path)), 1))
-        if not keys:
-            raise ValueError(f"{path} holds no key: unset LOADSPLIT_API_KEYS to serve without keys")
-        return cls(keys)
+        return cls(required=True) if str(source) == DATABASE else cls(KeyFile(source))
 
     @property
     def empty(self) -> bool:
-        """Whether no keys are configured."""
-        return not self._keys
+        """Whether no keys are configured: everyone is let in."""
+        return self._held.anyone is not None
+
+    @property
+    def counts_requests(self) -> bool:
+        """Whether any tenant has a limit of requests."""
+        return self._held.counts_requests
+
+    @property
+    def state(self) -> object:
+        """Another object whenever keys or limits have changed."""
+        return self._held
+
+    @property
+    def revision(self) -> int | None:
+        """The revision of what is known of the database, None while nothing is."""
+        return self._of_database.revision if self._of_database else None
+
+    def limits_of(self, tenant: str) -> Limits:
+        """The limits of a tenant, for who comes with a ticket."""
+        return self._held.limits.get(tenant, NO_LIMITS)
 
     def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
-        """The caller of a request by its raw ASGI headers. Raises Unauthorized."""
-        if not self._keys:
-            return ANYONE
+        """The caller of a request by its raw ASGI headers. Raises Unauthorized, or DependencyUnavailable while the keys of the database are
+        needed and not known."""
+        held = self._held
+        if held.anyone is not None:
+            return held.anyone
         for name, value in headers:
             if name == b"authorization":
                 scheme, _, token = value.partition(b" ")
-                if scheme.lower() != b"bearer" or not token.strip():
+                token = token.strip()
+                if scheme.lower() != b"bearer" or not token:
                     raise Unauthorized("Authorization must be: Bearer <key>")
-                return self._lookup(token.strip())
+                found = held.callers.get(digest_of(token))
+                if found is None:
+                    raise self._unknown(held)
+                caller, expires = found
+                if expires is not None and expires <= time.time():
+                    raise Unauthorized("the API key has expired")
+                return caller
         raise Unauthorized("an API key is needed: Authorization: Bearer <key>")
 
-    def _lookup(self, token: bytes) -> Caller:
-        digest = hashlib.sha256(token).digest()
-        key = self._known.get(digest)
-        if key is None:
-            # all of them are compared, so that the time says nothing of how near a guess was
-            for candidate in self._keys:
-                if hmac.compare_digest(candidate.digest, digest):
-                    key = candidate
-            if key is None:
-                raise Unauthorized("the API key is not known")
-            if len(self._known) < _CACHE:
-                self._known[digest] = key
-        if key.expires is not None and key.expires <= time.time():
-            raise Unauthorized("the API key has expired")
-        return key.caller
+    def use(self, access: Access) -> None:
+        """Takes what the database has now."""
+        self._of_database = access
+        self._held = self._build()
+
+    def reread(self) -> bool:
+        """Takes a key file that has changed; one that does not hold is left, and logged. Whether anything was taken."""
+        news = self._file.news() if self._file else None
+        if news is None:
+            return False
+        self._of_file = news
+        self._held = self._build()
+        return True
+
+    async def check(self) -> None:
+        """Raises DependencyUnavailable while keys are needed and not known: a check of /api/v1/health."""
+        if not self._held.complete:
+            raise self._unknown(self._held)
+
+    @staticmethod
+    def _unknown(held: _Held) -> Unauthorized | DependencyUnavailable:
+        if held.complete:
+            return Unauthorized("the API key is not known")
+        return DependencyUnavailable("the API keys cannot be read now", retry_after=1)
+
+    def _build(self) -> _Held:
+        access = self._of_database or Access()
+        limits = _merged(self._of_file.limits, access.limits)
+        callers = {key.digest: (_caller(key, limits), key.expires) for key in (*access.keys, *self._of_file.keys)}
+        open_to_all = not (self._required or access.required or self._of_file.keys)
+        return _Held(
+            callers=callers,
+            limits=limits,
+            anyone=replace(ANYONE, limits=limits.get(DEFAULT_TENANT, NO_LIMITS)) if open_to_all else None,
+            complete=self._of_database is not None or not self._required,
+            counts_requests=any(one.requests_per_minute is not None for one in limits.values()),
+        )
 
 
 def hash_key(token: str) -> str:
     """What the file holds of a key."""
-    return hashlib.sha256(token.encode()).hexdigest()
+    return digest_of(token.encode()).hex()
 
 
-def _rows(text: bytes, path: str) -> list[Any]:
-    try:
-        if text.lstrip().startswith(b"["):
-            return list(orjson.loads(text))
-        return [orjson.loads(line) for line in text.splitlines() if line.strip()]
-    except orjson.JSONDecodeError as e:
-        raise ValueError(f"{path} is neither JSON lines nor a JSON list: {e.msg}") from None
+def _caller(key: Key, limits: Mapping[str, Limits]) -> Caller:
+    return Caller(key.tenant, key.scopes, key.key_id, limits.get(key.tenant, NO_LIMITS))
 
 
-def _key(row: Any, where: str) -> Key:
-    if not isinstance(row, Mapping):
-        raise ValueError(f"{where} is no object")
-    key_id, tenant, scopes = row.get("id"), row.get("tenant", DEFAULT_TENANT), row.get("scopes", ["query"])
-    digest, expires = row.get("hash"), row.get("expires")
-    if not isinstance(key_id, str) or not key_id:
-        raise ValueError(f"{where} has no id")
-    if not isinstance(tenant, str) or not _TENANT.match(tenant):
-        raise ValueError(f"{where}: tenant must be 1 to 64 of A-Z a-z 0-9 . _ -")
-    if not isinstance(scopes, list) or not all(isinstance(s, str) for s in scopes):
-        raise ValueError(f"{where}: scopes must be a list of names")
-    if unknown := sorted(set(scopes) - ALL_SCOPES):
-        raise ValueError(f"{where}: {unknown[0]!r} is no scope; there are {', '.join(sorted(ALL_SCOPES))}")
-    if not isinstance(digest, str) or not _HEX.match(digest):
-        raise ValueError(f"{where}: hash must be the SHA-256 of the key in 64 hex digits")
-    if expires is not None and (isinstance(expires, bool) or not isinstance(expires, int | float)):
-        raise ValueError(f"{where}: expires must be Unix seconds")
-    return Key(key_id, Caller(tenant, frozenset(scopes), key_id), bytes.fromhex(digest), expires)
+def _merged(of_file: Mapping[str, Mapping[str, Any]], of_database: Mapping[str, Mapping[str, Any]]) -> dict[str, Limits]:
+    """The limits of each tenant: the file's, and over them, name by name, the database's."""
+    return {tenant: Limits(**{**of_file.get(tenant, {}), **of_database.get(tenant, {})}) for tenant in {*of_file, *of_database}}

@@ -12,8 +12,10 @@ import logging
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
-from common.errors import DependencyUnavailable, IdempotencyMismatch, LoadsplitError, Overloaded
+from common.errors import BudgetExceeded, DependencyUnavailable, IdempotencyMismatch, LoadsplitError, Overloaded, RateLimited
 from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
 from common.telemetry.metrics import Metrics
@@ -29,16 +31,19 @@ from heavy.turns.stores import DatabaseUnavailable
 POLL_SECONDS = 1.0
 QUIET_SECONDS = 0.02  # after a look that found nothing, how long hints are gathered
 REST_SECONDS = 1.0  # after a turn could not begin here
-REFUSED_SECONDS = 5.0  # after a turn was refused for now, where it is not said for how long
+REFUSED_SECONDS = 5.0  # at a limit of the tenant, where it is not said for how long
 # How many due tasks of a tenant a look goes through: few when it is told that something is due; when it looks for itself and there is room
 # left, enough to get past a long row of tasks whose session is busy.
 DEPTH, DEEP = 64, 10_000
 SETTLE_SECONDS = 2.0
 log = logging.getLogger(__name__)
 
+Door = Callable[[str], AbstractAsyncContextManager[None]]
+
 
 class Dispatcher:
-    """The slots of one process. `slots` 0 runs no tasks here; `max_inflight` is what the process takes at all."""
+    """The slots of one process. `slots` 0 runs no tasks here; `max_inflight` is what the process takes at all. Through `door` the turns
+    of a tenant go in: it raises RateLimited or BudgetExceeded where the tenant may have no more."""
 
     def __init__(
         self,
@@ -48,6 +53,7 @@ class Dispatcher:
         owner: TurnOwner,
         hotstore: HotStore,
         settling: Settling,
+        door: Door,
         metrics: Metrics,
         slots: int,
         max_inflight: int,
@@ -57,6 +63,7 @@ class Dispatcher:
         self._owner = owner
         self._hotstore = hotstore
         self._settling = settling
+        self._door = door
         self._metrics = metrics
         self._slots = slots
         self._max_inflight = max_inflight
@@ -176,11 +183,11 @@ class Dispatcher:
             self._rests_until = time.monotonic() + REST_SECONDS
             await self._stores.tasks.release(task)
             return False
+        except (RateLimited, BudgetExceeded) as e:  # a limit of the tenant: nothing was begun
+            await self._stores.tasks.release(task, delay_seconds=e.retry_after or REFUSED_SECONDS)
+            return False
         except LoadsplitError as e:
-            if e.retryable:
-                await self._stores.tasks.postpone(task.tenant, task.task_id, time.time() + (e.retry_after or REFUSED_SECONDS))
-            else:
-                await self._settling.end(task, failed(task, e))
+            await self._settling.end(task, failed(task, e))
             return False
         if isinstance(turn, OwnedTurn) and turn.task is not None:
             await asyncio.wait([turn.task])
@@ -191,10 +198,11 @@ class Dispatcher:
             earlier = await self._stores.turns.get(task.tenant, task.task_id)
             if earlier is not None and "task" not in earlier.request:
                 raise IdempotencyMismatch("the Idempotency-Key of this task has become a query meanwhile")
-        return await self._turns.run_task(
-            query_of(task),
-            tenant=task.tenant,
-            turn_id=task.task_id,
-            max_attempts=task.max_attempts,
-            request_id=request_id_of(task),
-        )
+        async with self._door(task.tenant):
+            return await self._turns.run_task(
+                query_of(task),
+                tenant=task.tenant,
+                turn_id=task.task_id,
+                max_attempts=task.max_attempts,
+                request_id=request_id_of(task),
+            )

@@ -45,9 +45,9 @@ class TaskStore(Protocol):
         another. Of each tenant only the first `depth` due ones are looked at. Two callers at once are given different tasks.
         """
 
-    async def release(self, task: TaskRow) -> bool:
-        """A picked task that has not become a turn is pending again, and the attempt does not count. False when another has it by now,
-        or its end was asked for."""
+    async def release(self, task: TaskRow, *, delay_seconds: float = 0.0) -> bool:
+        """A picked task that has not become a turn is pending again, due no earlier than in `delay_seconds`; the attempt does not count.
+        False when another has it by now, or its end was asked for."""
 
     async def postpone(self, tenant: str, task_id: str, run_at: float) -> bool:
         """A running task waits for its next attempt. False when it does not run, or its end was asked for."""

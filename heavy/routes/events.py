@@ -27,8 +27,8 @@ from heavy.turns.stores import DatabaseUnavailable
 SUBPROTOCOL = "loadsplit"
 KEY_PREFIX = "bearer."
 TAKEN = ("ack", "ping")
-# RFC 6455, section 7.4.1, and the registry of close codes: not understood; the server restarts; try again later.
-UNSUPPORTED, RESTART, TRY_LATER = 1003, 1012, 1013
+# RFC 6455, section 7.4.1, and the registry of close codes: not understood; not allowed; the server restarts; try again later.
+UNSUPPORTED, POLICY, RESTART, TRY_LATER = 1003, 1008, 1012, 1013
 
 
 class SessionEvents:
@@ -37,36 +37,54 @@ class SessionEvents:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one reader until it leaves or this process drains."""
         heavy, tenant, session_id = await _admit(scope, scope["headers"])
-        await SSEWriter(receive, send, cut=scope.get(CUT)).run(_frames(heavy, tenant, session_id, starting_after(scope)))
+        after = starting_after(scope)
+        async with heavy.quotas.stream(tenant, scope["headers"]):
+            await SSEWriter(receive, send, cut=scope.get(CUT)).run(_frames(heavy, tenant, session_id, after))
 
 
 async def session_socket(websocket: WebSocket) -> None:
     """The same as JSON messages {id, type, data}. Clients have nothing to say here but {"type": "ack"} or {"type": "ping"}."""
     scope = websocket.scope
+    offered = [p.strip() for p in (header(scope, b"sec-websocket-protocol") or b"").decode("latin-1").split(",") if p.strip()]
+    accepted = False
     try:
-        offered = [p.strip() for p in (header(scope, b"sec-websocket-protocol") or b"").decode("latin-1").split(",") if p.strip()]
         headers = _with_key(scope, offered)
         heavy, tenant, session_id = await _admit(scope, headers)
         if heavy.keys.empty:
             _require_same_origin(scope)
+        await heavy.quotas.request(heavy.keys.authenticate(headers))
         after = starting_after(scope)
+        async with heavy.quotas.stream(tenant, headers) as stream:
+            accepted = True
+            await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else next((p for p in offered if p.startswith(KEY_PREFIX)), None))
+            await _converse(websocket, heavy, tenant, session_id, after)
+        if stream.revoked:
+            await _close(websocket, POLICY, "the API key does not hold any more")
     except LoadsplitError as e:
+        if accepted:
+            raise
         rid = request_id(scope)
         status, problem_headers, body = problem_response(as_loadsplit_error(e, rid), rid)
         await websocket.send_denial_response(Response(body, status, {k.decode(): v.decode() for k, v in problem_headers}))
-        return
-    await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else next((p for p in offered if p.startswith(KEY_PREFIX)), None))
+
+
+async def _converse(websocket: WebSocket, heavy: Heavy, tenant: str, session_id: str, after: int) -> None:
+    """Tells and listens until one of both has ended, and closes where the client has not."""
     tasks = [asyncio.create_task(_tell(websocket, heavy, tenant, session_id, after)), asyncio.create_task(_listen(websocket))]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         end = next(task.result() for task in tasks if task in done)
         if end is not None:
-            with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # the client has closed it meanwhile
-                await websocket.close(*end)
+            await _close(websocket, *end)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+
+
+async def _close(websocket: WebSocket, code: int, reason: str) -> None:
+    with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # the client has closed it meanwhile
+        await websocket.close(code, reason)
 
 
 async def _tell(websocket: WebSocket, heavy: Heavy, tenant: str, session_id: str, after: int) -> tuple[int, str] | None:

@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -18,10 +19,19 @@ from common.contracts.events import AWAITING_APPROVAL, TERMINAL, event_type
 from common.contracts.idempotency import HEADER, REPLAYED, Keyed, keyed
 from common.contracts.query import ON_BUSY_HEADER, Query, new_turn_id, parse_on_busy, parse_query
 from common.contracts.ticket import Plan
-from common.errors import DependencyUnavailable, InvalidRequest, LoadsplitError, SessionBusy, Unauthorized
-from common.web.asgi import Receive, Scope, Send, header, read_body, request_id, send_json
+from common.errors import (
+    BudgetExceeded,
+    DependencyUnavailable,
+    InvalidRequest,
+    LoadsplitError,
+    RateLimited,
+    SessionBusy,
+    Unauthorized,
+)
+from common.web.asgi import Headers, Receive, Scope, Send, header, read_body, request_id, send_json
 from heavy.routes.state import Heavy, heavy_of
 from heavy.routes.stream import cancels_on_disconnect, send_turn
+from heavy.turns.life import Submitted
 from heavy.turns.owner import OwnedTurn
 from heavy.turns.rows import TurnRow
 
@@ -54,7 +64,18 @@ class QueryEndpoint:
         query = parse_query(await read_body(scope, receive))
         cancels = self._streaming and cancels_on_disconnect(scope)
         admission = await admit(heavy, scope, query)
-        submitted = await heavy.turns.submit(
+        if not self._streaming:
+            submitted = await self._accept(heavy, scope, query, admission)
+            await send_json(send, 200, await outcome(heavy, admission.tenant, submitted.turn), _headers(submitted))
+            return
+        async with heavy.quotas.stream(admission.tenant):
+            submitted = await self._accept(heavy, scope, query, admission)
+            await send_turn(heavy, scope, receive, send, admission.tenant, submitted.turn, cancels=cancels, headers=_headers(submitted))
+
+    async def _accept(self, heavy: Heavy, scope: Scope, query: Query, admission: Admission) -> Submitted:
+        """The turn. A request that comes twice joins what its first coming began, also where its tenant may begin nothing more."""
+        submit = partial(
+            heavy.turns.submit,
             query,
             tenant=admission.tenant,
             turn_id=admission.turn_id,
@@ -65,11 +86,18 @@ class QueryEndpoint:
             on_busy=parse_on_busy(header(scope, ON_BUSY_HEADER)),
             keyed=admission.keyed,
         )
-        headers = (REPLAYED,) if submitted.replayed else ()
-        if self._streaming:
-            await send_turn(heavy, scope, receive, send, admission.tenant, submitted.turn, cancels=cancels, headers=headers)
-            return
-        await send_json(send, 200, await outcome(heavy, admission.tenant, submitted.turn), headers)
+        try:
+            async with heavy.quotas.turn(admission.tenant, partial(costs, heavy, admission, query.session_id)):
+                return await submit()
+        except (RateLimited, BudgetExceeded):
+            ids = {admission.turn_id, *(admission.keyed.ids if admission.keyed else ())}
+            if await heavy.stores.turns.known(admission.tenant, query.session_id, list(ids)) is None:
+                raise
+            return await submit()
+
+
+def _headers(submitted: Submitted) -> Headers:
+    return (REPLAYED,) if submitted.replayed else ()
 
 
 async def admit(heavy: Heavy, scope: Scope, query: Query) -> Admission:
@@ -98,6 +126,17 @@ async def admit(heavy: Heavy, scope: Scope, query: Query) -> Admission:
 
 def _keyed(heavy: Heavy, scope: Scope, tenant: str, query: Query) -> Keyed | None:
     return keyed(header(scope, HEADER), tenant, query.as_asked(), heavy.settings.ticket_key)
+
+
+async def costs(heavy: Heavy, admission: Admission, session_id: str) -> bool:
+    """Whether a message may call a model. It does not where a human has the session, or a rule has chosen a system action: who has spent
+    the budget of the day still reaches a person."""
+    session = await heavy.stores.sessions.get(admission.tenant, session_id)
+    if session is not None and session.status == "transferred":
+        return False
+    talking = session is not None and session.status == "in_conversation"
+    plan = admission.plan
+    return talking or plan is None or plan.action_type != "system" or plan.escalated is not None
 
 
 def read_deadline(scope: Scope) -> float | None:

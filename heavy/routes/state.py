@@ -20,6 +20,8 @@ from heavy.jobs.stores import JobStores
 from heavy.llm.types import Gateway
 from heavy.settings import HeavySettings
 from heavy.streaming import SessionReader, TurnReader
+from heavy.tenants.keeper import AccessKeeper
+from heavy.tenants.quotas import Quotas
 from heavy.turns.agents import Agents
 from heavy.turns.learning import Learner
 from heavy.turns.life import Turns
@@ -50,6 +52,8 @@ class Heavy:
     learner: Learner
     given_urls: EgressPolicy
     keys: KeyRing
+    access: AccessKeeper
+    quotas: Quotas
     metrics: Metrics
     explain: Explain | None = None
 

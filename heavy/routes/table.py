@@ -11,6 +11,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from common.web import health as pages
 from common.web.middleware import InFlight
 from common.web.openapi import docs, openapi_json
+from heavy.routes.access import list_keys, list_tenants, post_key, put_tenant, revoke_key
 from heavy.routes.approvals import decide_approval
 from heavy.routes.batches import PostBatch, delete_batch, get_batch, get_results
 from heavy.routes.deliveries import get_delivery, list_deliveries, replay_delivery, replay_failed
@@ -68,6 +69,11 @@ def resource_routes(inflight: InFlight) -> list[BaseRoute]:
         Route("/admin/api/agents/{agent_id}/learned/proposals", propose_rules, methods=["GET"]),
         Route("/admin/api/agents/{agent_id}/match", match, methods=["POST"]),
         *webhook_routes(),
+        Route("/admin/api/keys", post_key, methods=["POST"]),
+        Route("/admin/api/keys", list_keys, methods=["GET"]),
+        Route("/admin/api/keys/{key_id}", revoke_key, methods=["DELETE"]),
+        Route("/admin/api/tenants", list_tenants, methods=["GET"]),
+        Route("/admin/api/tenants/{tenant}", put_tenant, methods=["PUT"]),
         *watch_routes(inflight),
         Route("/", index, methods=["GET"]),
         Route("/assets/{name}", asset, methods=["GET"]),

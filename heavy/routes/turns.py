@@ -44,13 +44,14 @@ async def stream_turn(scope: Scope, receive: Receive, send: Send) -> None:
     heavy, tenant, turn_id = asked(scope)
     after = starting_after(scope)
     cancels = cancels_on_disconnect(scope)
-    owned = heavy.owner.get(turn_id)
-    if owned is not None and owned.tenant == tenant:
-        await send_turn(heavy, scope, receive, send, tenant, owned, after=after, cancels=cancels)
-        return
-    await find(heavy, tenant, turn_id)
-    row = await heavy.reader.open(tenant, turn_id)
-    await send_turn(heavy, scope, receive, send, tenant, row, after=after, cancels=cancels)
+    async with heavy.quotas.stream(tenant, scope["headers"]):
+        owned = heavy.owner.get(turn_id)
+        if owned is not None and owned.tenant == tenant:
+            await send_turn(heavy, scope, receive, send, tenant, owned, after=after, cancels=cancels)
+            return
+        await find(heavy, tenant, turn_id)
+        row = await heavy.reader.open(tenant, turn_id)
+        await send_turn(heavy, scope, receive, send, tenant, row, after=after, cancels=cancels)
 
 
 async def find(heavy: Heavy, tenant: str, turn_id: str) -> TurnRow:

@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -54,6 +55,7 @@ class TurnOwner:
         self._turns = turns
         self._hotstore = hotstore
         self._owned: dict[str, OwnedTurn] = {}
+        self.held: Counter[str] = Counter()  # turns of each tenant that has any here
         self._waiting: dict[tuple[str, str], list[OwnedTurn]] = {}
 
     def __len__(self) -> int:
@@ -73,12 +75,17 @@ class TurnOwner:
         earlier = self._owned.get(turn.turn_id)
         if earlier is not None:
             self._lose(earlier)
+        else:
+            self.held[turn.tenant] += 1
         self._owned[turn.turn_id] = turn
 
     def remove(self, turn: OwnedTurn) -> None:
         """The turn has ended here."""
         if self._owned.get(turn.turn_id) is turn:
             del self._owned[turn.turn_id]
+            self.held[turn.tenant] -= 1
+            if not self.held[turn.tenant]:
+                del self.held[turn.tenant]
 
     def cancel(self, turn_id: str, reason: str) -> bool:
         """Asks a turn of this process to end; False when it is not here."""

@@ -16,6 +16,7 @@ from common.contracts.journal import JournalEntry
 from common.contracts.query import Usage
 from common.errors import DependencyUnavailable, LoadsplitError, SessionBusy
 from heavy.llm.types import Message
+from heavy.tenants.stores import AccessStore
 from heavy.turns.learned_routes import LearnedStore
 from heavy.turns.rows import (
     Accepted,
@@ -205,6 +206,7 @@ class Stores(Protocol):
     learned: LearnedStore
     webhooks: WebhookStore
     deliveries: DeliveryStore
+    access: AccessStore
 
     async def ping(self) -> float:
         """Seconds of one round trip. Raises DatabaseUnavailable."""

@@ -6,6 +6,8 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from aiohttp import web
@@ -130,18 +132,19 @@ async def desk(*workflows: Mapping[str, Any], hotstore: HotStore | None = None, 
     store = hotstore or MemoryHotStore()
     loaded = [load_text(json.dumps(w)) for w in workflows]
     around = Desk(None, store, Remembered(), Metrics())
-    around.app = create_app(
-        lightweight_settings(**settings),
-        workflows={w.agent_id: w for w in loaded},
-        hotstore=store,
-        handoff=around.handoff,
-        metrics=around.metrics,
-    )
-    try:
-        async with around.app.router.lifespan_context(around.app):
-            yield around
-    finally:
-        await store.aclose()
+    with TemporaryDirectory() as folder:
+        around.app = create_app(
+            lightweight_settings(**{"data_dir": Path(folder), **settings}),
+            workflows={w.agent_id: w for w in loaded},
+            hotstore=store,
+            handoff=around.handoff,
+            metrics=around.metrics,
+        )
+        try:
+            async with around.app.router.lifespan_context(around.app):
+                yield around
+        finally:
+            await store.aclose()
 
 
 def lightweight_settings(**settings: Any) -> LightweightSettings:

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from common.contracts.access import Access, Key, digest_of, encode
 from common.errors import ConfigInvalid
+from common.hotstore import keys
 from common.settings import SettingsError
 from lightweight.__main__ import main
 from lightweight.app import create_app
 from lightweight.settings import LightweightSettings
-from tests.lightweight.asking import call, desk, lightweight_settings
+from tests.lightweight.asking import SECRET, call, desk, lightweight_settings
 from tests.lightweight.test_lightweight_query import SHOP
 from tests.support.client import Client
 from tests.support.services import free_port
-from tests.support.waiting import wait_until_sync
+from tests.support.waiting import wait_until, wait_until_sync
 
 
 async def test_own_pages_carry_the_tiers_headers() -> None:
@@ -48,6 +50,33 @@ def test_a_config_is_needed_and_must_hold(tmp_path: Path) -> None:
     bad.write_text(json.dumps({**SHOP, "flows": [{"flow_id": "x", "trigger_patterns": ["(?=a)b"], "response_template": "x"}]}))
     with pytest.raises(ConfigInvalid, match="look-ahead"):
         create_app(lightweight_settings(config=str(bad)))
+
+
+def test_keys_of_the_database_come_through_redis() -> None:
+    with pytest.raises(SettingsError, match="LOADSPLIT_API_KEYS=db: needs LOADSPLIT_REDIS_URL"):
+        create_app(lightweight_settings(api_keys=Path("db:")), workflows={})
+
+
+async def test_keys_that_are_not_known_yet_are_no_401() -> None:
+    """Asked for and not told: 503 for who has a key, and the tier says so of itself; then the keys that heavy shares."""
+    async with desk(SHOP, api_keys=Path("db:")) as shop:
+        mine = {"Authorization": "Bearer one"}
+        assert (await shop.ask("opening hours")).status == 401
+        unknown = await shop.ask("opening hours", headers=mine)
+        assert (unknown.status, unknown.json["code"], unknown.headers["retry-after"]) == (503, "dependency_unavailable", "1")
+        health = (await call(shop.app, "GET", "/api/v1/health")).json
+        assert (health["status"], health["checks"]["keys"]["ok"]) == ("degraded", False)
+        held = (Key("k1", "acme", frozenset({"query"}), digest_of(b"one")),)
+        snapshot = encode(Access(3, True, held, {"acme": {"requests_per_minute": 2}}), SECRET.encode())
+        await shop.hotstore.write_version(keys.ACCESS, 3, snapshot, 60)
+
+        async def is_let_in() -> bool:
+            return (await shop.ask("opening hours", headers=mine)).status == 200
+
+        await wait_until(is_let_in, "the key is known", 2)
+        assert await is_let_in()
+        refused = await shop.ask("opening hours", headers=mine)
+        assert (refused.status, refused.json["limit"], refused.headers["x-loadsplit-tier"]) == (429, "requests_per_minute", "lightweight")
 
 
 @pytest.mark.parametrize(

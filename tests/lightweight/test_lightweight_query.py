@@ -331,7 +331,7 @@ async def test_a_fault_of_ours_is_a_problem_that_tells_nothing() -> None:
 async def test_keys_tell_tenants_apart(tmp_path: Path) -> None:
     rows = [
         {"id": "k1", "tenant": "acme", "scopes": ["query"], "hash": hash_key("key-one")},
-        {"id": "k2", "tenant": "acme", "scopes": ["sessions"], "hash": hash_key("key-two")},
+        {"id": "k2", "tenant": "acme", "scopes": ["llm"], "hash": hash_key("key-two")},
     ]
     path = tmp_path / "keys.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows))

@@ -184,3 +184,106 @@ async def test_ping_gives_seconds(store: HotStore) -> None:
 async def test_closing_twice_is_harmless(store: HotStore) -> None:
     await store.aclose()
     await store.aclose()
+
+
+async def test_a_versioned_value_is_read_once_for_each_version(store: HotStore) -> None:
+    assert await store.read_version("v", None) is None
+    assert await store.write_version("v", 1_790_000_000_005, b"\x00 one", 60)
+    assert await store.read_version("v", None) == (1_790_000_000_005, b"\x00 one")
+    assert await store.read_version("v", 4) == (1_790_000_000_005, b"\x00 one")
+    assert await store.read_version("v", 1_790_000_000_005) == (1_790_000_000_005, None)
+
+
+async def test_a_newer_version_is_not_undone_by_an_older_one(store: HotStore) -> None:
+    assert await store.write_version("v", 10, b"ten", 60)
+    assert not await store.write_version("v", 9, b"nine", 60)
+    assert await store.read_version("v", None) == (10, b"ten")
+    assert await store.write_version("v", 10, b"ten again", 60)
+    assert await store.write_version("v", 100, b"hundred", 0.05)
+    assert await store.read_version("v", 10) == (100, b"hundred")
+
+    async def takes_an_older_one() -> bool:
+        return await store.write_version("v", 9, b"nine", 60)
+
+    await wait_until(takes_an_older_one, "the newer one has expired", 2)
+
+
+async def test_a_bucket_gives_what_it_holds_and_then_what_flows_in(store: HotStore) -> None:
+    assert [await store.throttle("b", rate=2, burst=5) for _ in range(5)] == [0.0] * 5
+    wait = await store.throttle("b", rate=2, burst=5)
+    assert 0 < wait <= 0.5
+    assert await store.throttle("b", rate=2, burst=5) <= wait  # a refusal takes nothing
+    assert await store.throttle("other", rate=2, burst=5) == 0.0
+    took = []
+
+    async def flows() -> bool:
+        took.append(await store.throttle("b", rate=2, burst=5))
+        return took[-1] == 0.0
+
+    await wait_until(flows, "the next one is there", 2)
+    assert await store.throttle("b", rate=2, burst=5) > 0
+
+
+async def test_a_slow_bucket_says_how_long_it_takes(store: HotStore) -> None:
+    for _ in range(2):
+        assert await store.throttle("b", rate=2 / 60, burst=2) == 0.0
+    assert 29 < await store.throttle("b", rate=2 / 60, burst=2) <= 30
+    assert await store.throttle("c", rate=1e5, burst=1) == 0.0
+
+
+async def test_callers_at_once_take_no_more_than_the_bucket_holds(store: HotStore) -> None:
+    waits = await asyncio.gather(*(store.throttle("b", rate=0.1, burst=20) for _ in range(50)))
+    assert waits.count(0.0) == 20
+
+
+async def test_a_group_takes_members_up_to_its_limit(store: HotStore) -> None:
+    entered = await asyncio.gather(*(store.enter("g", f"m{i}", 3, 60) for i in range(6)))
+    assert sorted(entered) == [False] * 3 + [True] * 3
+    inside = [f"m{i}" for i in range(6) if entered[i]]
+    assert await store.enter("g", inside[0], 3, 60)  # it is in already
+    await store.leave("g", inside[0], "never there")
+    await store.leave("g")
+    assert await store.enter("g", "new", 3, 60)
+    assert not await store.enter("g", "one more", 3, 60)
+    assert await store.enter("g", "one more", 4, 60)
+    assert await store.enter("h", "one more", 1, 60)
+
+
+async def test_a_member_that_does_not_stay_is_out(store: HotStore) -> None:
+    assert await store.enter("g", "dead", 2, 0.1)
+    assert await store.enter("g", "alive", 2, 0.1)
+
+    async def somebody_is_out() -> bool:
+        await store.stay("g", ["alive"], 0.1)
+        return await store.enter("g", "new", 2, 60)
+
+    await wait_until(somebody_is_out, "the silent member is out", 2)
+    assert await store.enter("g", "alive", 2, 60)
+    assert not await store.enter("g", "another", 2, 60)
+
+
+async def test_members_come_back_beyond_the_limit(store: HotStore) -> None:
+    assert await store.enter("g", "first", 1, 60)
+    await store.stay("g", ["second", "third"], 60)
+    await store.stay("g", [], 60)
+    assert not await store.enter("g", "fourth", 3, 60)
+    assert await store.enter("g", "fourth", 4, 60)
+
+
+async def test_a_counter_begins_once_and_adds_up(store: HotStore) -> None:
+    assert await store.add("n", 5) is None
+    assert await store.seed("n", 1.25, 60) == 1.25
+    assert await store.seed("n", 99, 60) == 1.25
+    assert await store.add("n", 0.5) == 1.75
+    assert await store.add("n", 0) == 1.75
+    assert await store.seed("m", 3_000_000_000_123, 60) == 3_000_000_000_123
+    assert await store.add("m", 1) == 3_000_000_000_124
+
+
+async def test_a_counter_is_forgotten_however_often_it_was_added_to(store: HotStore) -> None:
+    await store.seed("n", 1, 0.1)
+
+    async def forgotten() -> bool:
+        return await store.add("n", 1) is None
+
+    await wait_until(forgotten, "the counter is forgotten", 2)

@@ -10,6 +10,7 @@ import pytest
 from common.contracts.query import Usage
 from heavy.jobs.rows import NewBatch, NewSchedule
 from heavy.jobs.stores import JobStores
+from heavy.storage.postgres.access import PostgresAccess
 from heavy.storage.postgres.connection import Database
 from heavy.storage.postgres.deliveries import PostgresDeliveries
 from heavy.storage.postgres.schedules import PostgresSchedules
@@ -17,6 +18,7 @@ from heavy.storage.postgres.sessions import PostgresSessions
 from heavy.storage.postgres.tasks import PostgresTasks
 from heavy.storage.postgres.turns import PostgresTurns
 from heavy.storage.postgres.webhooks import PostgresWebhooks
+from heavy.tenants.stores import NewKey
 from heavy.turns.rows import ArmTimer, Note, SessionEvent
 from heavy.turns.stores import LeaseLost, Stores
 from heavy.turns.webhooks import Change, Verdict
@@ -197,3 +199,14 @@ async def test_a_tick_is_taken_once(stores: JobStores, lossy: Database) -> None:
     assert (after.next_at, after.last_at) == (1060.0, 1000.0)
     assert len(await stores.tasks.page("acme", limit=9)) == 1
     assert await schedules.delete("acme", "sch_1")
+
+
+async def test_a_key_and_its_end(stores: Stores, lossy: Database) -> None:
+    access = PostgresAccess(lossy)
+    row = await access.add_key(NewKey("acme", "k1", "1a" * 32, ("query",)))
+    assert row is not None
+    assert [k.key_id for k in await stores.access.keys("acme", limit=9)] == ["k1"]
+    revoked = await access.revoke("acme", "k1")
+    assert revoked is not None
+    assert revoked.revoked_at is not None
+    assert (await access.set_limits("acme", {"open_streams": 5})).limits == {"open_streams": 5}

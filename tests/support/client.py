@@ -37,11 +37,16 @@ class StreamEvent:
 
 
 class Client:
-    """Talks to one base URL; every call has its own connection."""
+    """Talks to one base URL, with an API key if it has one; every call has its own connection."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str | None = None) -> None:
         self.url = url
+        self._key = {"authorization": f"Bearer {key}"} if key else {}
         self._at = urlsplit(url)
+
+    def with_key(self, key: str | None) -> Client:
+        """The same with another key."""
+        return Client(self.url, key)
 
     def call(
         self, method: str, path: str, body: Any = None, *, raw: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -80,7 +85,7 @@ class Client:
     ) -> http.client.HTTPConnection:
         connection = http.client.HTTPConnection(self._at.hostname or "", self._at.port, timeout=30)
         data = raw if raw is not None else None if body is None else json.dumps(body).encode()
-        connection.request(method, path, data, {"content-type": "application/json", **(headers or {})})
+        connection.request(method, path, data, {"content-type": "application/json", **self._key, **(headers or {})})
         return connection
 
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from common.endpoints.call import HttpCaller
+from common.errors import LoadsplitError
 from common.hotstore.protocol import HotStore
 from common.telemetry.metrics import Metrics
 from heavy.agent.scripted import Say
@@ -52,6 +53,7 @@ class JobNode(Node):
 
     def __init__(self, stores: JobStores, hotstore: HotStore, caller: HttpCaller, slots: int, max_inflight: int) -> None:
         super().__init__(stores, hotstore, caller, max_inflight, FailingGateway())
+        self.closed: dict[str, LoadsplitError] = {}
         self.metrics = Metrics()
         self.settling = Settling(stores, self.owner, hotstore, self.metrics)
         self.dispatcher = Dispatcher(
@@ -60,11 +62,19 @@ class JobNode(Node):
             owner=self.owner,
             hotstore=hotstore,
             settling=self.settling,
+            door=self.enter,
             metrics=self.metrics,
             slots=slots,
             max_inflight=max_inflight,
         )
         self.scheduler = Scheduler(stores.schedules, self.dispatcher, self.metrics)
+
+    @asynccontextmanager
+    async def enter(self, tenant: str) -> AsyncIterator[None]:
+        """The door of a tenant; closed for those in `closed`."""
+        if tenant in self.closed:
+            raise self.closed[tenant]
+        yield
 
     async def submit(self, task_id: str, message: str = "hello there", **other: Any) -> TaskRow:
         """Stores a task of tenant acme."""

@@ -128,6 +128,8 @@ async def test_private_stores_both_tiers_and_nginx(up: StartUp) -> None:
     assert settings["LOADSPLIT_HANDOFF"] == "accel"
     assert re.fullmatch(r"redis://:\w{32}@127\.0\.0\.1:\d+/0", settings["LOADSPLIT_REDIS_URL"])
     assert re.fullmatch(r"postgresql://loadsplit:\w{32}@127\.0\.0\.1:\d+/loadsplit", settings["LOADSPLIT_DATABASE_URL"])
+    kept = Path(settings["LOADSPLIT_DATA_DIR"]) / "up" / "database.url"  # for `loadsplit keys`
+    assert (kept.read_text(), kept.stat().st_mode & 0o777) == (settings["LOADSPLIT_DATABASE_URL"], 0o600)
     everyone = [(await split.query(session=f"s-{i}")) for i in range(20)]
     assert len({reply["pid"] for reply in everyone}) == 2
     assert len({reply["settings"]["LOADSPLIT_TICKET_SECRET"] for reply in everyone}) == 1

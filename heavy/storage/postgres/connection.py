@@ -17,6 +17,7 @@ import asyncpg
 
 from heavy.jobs.stores import ScheduleStore, TaskStore
 from heavy.storage.migrations import CREATE_TABLE, migrations
+from heavy.storage.postgres.access import PostgresAccess
 from heavy.storage.postgres.deliveries import PostgresDeliveries
 from heavy.storage.postgres.learned import PostgresLearned
 from heavy.storage.postgres.schedules import PostgresSchedules
@@ -25,6 +26,7 @@ from heavy.storage.postgres.tasks import PostgresTasks
 from heavy.storage.postgres.timers import PostgresTimers
 from heavy.storage.postgres.turns import PostgresTurns
 from heavy.storage.postgres.webhooks import PostgresWebhooks
+from heavy.tenants.stores import AccessStore
 from heavy.turns.learned_routes import LearnedStore
 from heavy.turns.stores import DatabaseUnavailable, SessionStore, TimerStore, TurnStore
 from heavy.turns.webhooks import DeliveryStore, WebhookStore
@@ -155,6 +157,7 @@ class PostgresStores:
         self.schedules: ScheduleStore = PostgresSchedules(database)
         self.webhooks: WebhookStore = PostgresWebhooks(database)
         self.deliveries: DeliveryStore = PostgresDeliveries(database)
+        self.access: AccessStore = PostgresAccess(database)
 
     async def ping(self) -> float:
         """Seconds of one round trip."""

@@ -96,9 +96,10 @@ UPDATE tasks t SET status = 'running', owner = $2, lease_until = {_NOW} + $3, at
 FROM found f WHERE t.tenant = f.tenant AND t.task_id = f.task_id RETURNING t.*
 """
 
-# One whose end was asked for is not given back: the sweep ends it. $1 tenant, $2 task, $3 owner, $4 lease as it was picked
-RELEASE = """
-UPDATE tasks SET status = 'pending', owner = NULL, lease_until = 0, attempts = attempts - 1
+# One whose end was asked for is not given back: the sweep ends it. $1 tenant, $2 task, $3 owner, $4 lease as it was picked, $5 delay
+RELEASE = f"""
+UPDATE tasks SET status = 'pending', owner = NULL, lease_until = 0, attempts = attempts - 1,
+    run_at = CASE WHEN $5::float8 > 0 THEN GREATEST(run_at, {_NOW} + $5) ELSE run_at END
 WHERE tenant = $1 AND task_id = $2 AND status = 'running' AND owner IS NOT DISTINCT FROM $3 AND lease_until = $4
     AND NOT cancel_requested RETURNING 1
 """

@@ -60,9 +60,9 @@ class PostgresTasks:
         rows = await self._database.fetch(sql.PICK, lane, owner, lease_seconds, limit, depth)
         return sorted(map(task_of, rows), key=lambda t: (t.run_at, t.task_id))
 
-    async def release(self, task: TaskRow) -> bool:
+    async def release(self, task: TaskRow, *, delay_seconds: float = 0.0) -> bool:
         """A picked task is pending again."""
-        return bool(await self._database.fetch(sql.RELEASE, task.tenant, task.task_id, task.owner, task.lease_until))
+        return bool(await self._database.fetch(sql.RELEASE, task.tenant, task.task_id, task.owner, task.lease_until, delay_seconds))
 
     async def postpone(self, tenant: str, task_id: str, run_at: float) -> bool:
         """A running task waits for its next attempt."""

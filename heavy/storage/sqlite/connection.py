@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from heavy.jobs.stores import ScheduleStore, TaskStore
 from heavy.storage.migrations import CREATE_TABLE, migrations
+from heavy.storage.sqlite.access import SqliteAccess
 from heavy.storage.sqlite.deliveries import SqliteDeliveries
 from heavy.storage.sqlite.learned import SqliteLearned
 from heavy.storage.sqlite.schedules import SqliteSchedules
@@ -27,6 +28,7 @@ from heavy.storage.sqlite.tasks import SqliteTasks
 from heavy.storage.sqlite.timers import SqliteTimers
 from heavy.storage.sqlite.turns import SqliteTurns
 from heavy.storage.sqlite.webhooks import SqliteWebhooks
+from heavy.tenants.stores import AccessStore
 from heavy.turns.learned_routes import LearnedStore
 from heavy.turns.stores import DatabaseUnavailable, SessionStore, TimerStore, TurnStore
 from heavy.turns.webhooks import DeliveryStore, WebhookStore
@@ -184,6 +186,7 @@ class SqliteStores:
         self.schedules: ScheduleStore = SqliteSchedules(self._reader.run, self._writer.run)
         self.webhooks: WebhookStore = SqliteWebhooks(self._reader.run, self._writer.run)
         self.deliveries: DeliveryStore = SqliteDeliveries(self._reader.run, self._writer.run)
+        self.access: AccessStore = SqliteAccess(self._reader.run, self._writer.run)
 
     async def migrate(self) -> list[str]:
         """Brings the schema up to date; the names applied now."""

@@ -39,8 +39,8 @@ WHERE tenant = ?1 AND task_id = ?2 RETURNING *
 
 # One whose end was asked for is not given back: the sweep ends it.
 RELEASE = """
-UPDATE tasks SET status = 'pending', owner = NULL, lease_until = 0, attempts = attempts - 1
-WHERE tenant = ? AND task_id = ? AND status = 'running' AND owner IS ? AND lease_until = ? AND NOT cancel_requested
+UPDATE tasks SET status = 'pending', owner = NULL, lease_until = 0, attempts = attempts - 1, run_at = max(run_at, ?5)
+WHERE tenant = ?1 AND task_id = ?2 AND status = 'running' AND owner IS ?3 AND lease_until = ?4 AND NOT cancel_requested
 """
 
 POSTPONE = """

@@ -82,9 +82,9 @@ class SqliteTasks:
 
         return sorted(map(task_of, await self._write(pick)), key=lambda t: (t.run_at, t.task_id))
 
-    async def release(self, task: TaskRow) -> bool:
+    async def release(self, task: TaskRow, *, delay_seconds: float = 0.0) -> bool:
         """A picked task is pending again."""
-        values = (task.tenant, task.task_id, task.owner, task.lease_until)
+        values = (task.tenant, task.task_id, task.owner, task.lease_until, time.time() + delay_seconds if delay_seconds else 0.0)
         return await self._write(lambda c: c.execute(sql.RELEASE, values).rowcount) == 1
 
     async def postpone(self, tenant: str, task_id: str, run_at: float) -> bool:

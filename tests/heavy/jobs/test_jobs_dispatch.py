@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from common.errors import RateLimited
+from common.errors import BudgetExceeded, LoadsplitError, RateLimited
 from common.hotstore.memory import MemoryHotStore
 from heavy.jobs import dispatch, settle
 from heavy.jobs.dispatch import Dispatcher
@@ -147,16 +147,18 @@ async def test_a_full_node_gives_a_task_back(here: JobNode) -> None:
     assert await here.dispatcher.look(deep=True) == 0
 
 
-async def test_a_task_that_is_refused_for_now_waits(here: JobNode) -> None:
-    async def refused(*_: object, **__: object) -> TurnRow:
-        raise RateLimited("the tenant has too many turns", retry_after=30)
-
-    here.turns.run_task = refused  # type: ignore[method-assign] # as where a tenant's quota is used up
+@pytest.mark.parametrize("refusal", [RateLimited("too many turns", retry_after=30), BudgetExceeded("it is spent", retry_after=30)])
+async def test_at_a_limit_of_its_tenant_a_task_waits(here: JobNode, refusal: LoadsplitError) -> None:
+    here.closed["acme"] = refusal
     task = await here.submit("t_1")
-    await here.dispatcher.look(deep=False)
+    await here.submit("t_2", tenant="other")
+    assert await here.dispatcher.look(deep=False) == 2
     await here.until("t_1", "pending")
-    assert 25 < (await here.task("t_1")).run_at - task.created_at < 35
-    assert here.dispatcher.room("task") == 8
+    again = await here.task("t_1")
+    assert 25 < again.run_at - task.created_at < 35
+    assert (again.attempts, again.error) == (0, None)
+    assert here.dispatcher.room("task") >= 7  # the others' tasks go on
+    here.closed.clear()
 
 
 async def test_a_task_is_given_to_the_node_that_has_room(stores: JobStores, hotstore: MemoryHotStore) -> None:

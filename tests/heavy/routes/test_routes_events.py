@@ -132,7 +132,7 @@ async def test_a_page_of_another_origin_may_not_listen(shop: InProcess) -> None:
 @asynccontextmanager
 async def with_keys(folder: Path) -> AsyncIterator[InProcess]:
     rows = [{"id": t, "tenant": t, "scopes": ["query"], "hash": hash_key(f"key-{t}")} for t in ("acme", "other")]
-    rows.append({"id": "none", "tenant": "acme", "scopes": ["tasks"], "hash": hash_key("key-none")})
+    rows.append({"id": "none", "tenant": "acme", "scopes": ["llm"], "hash": hash_key("key-none")})
     (folder / "keys.json").write_text(json.dumps(rows))
     async with in_process(WORKFLOW, folder, api_keys=str(folder / "keys.json")) as shop:
         yield shop
