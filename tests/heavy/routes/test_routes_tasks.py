@@ -250,3 +250,22 @@ async def test_a_webhook_is_kept_with_the_task_and_its_retry(desk: InProcess) ->
 
     await wait_until(both, "both failures have made a message")
     assert await messages() == ["task.failed"] * 2
+
+
+async def test_the_limits_of_the_tenant_hold_for_tasks(desk: InProcess, gateway: FailingGateway) -> None:
+    await desk.heavy.stores.access.set_limits("default", {"concurrent_turns": 1})
+    await desk.heavy.access.look()
+    gateway.open.clear()
+    _, first = await submit(desk, session="a")
+    await wait_until(lambda: desk.heavy.owner.get(first["task_id"]) is not None, "the first task runs")
+    _, second = await submit(desk, session="b")
+
+    async def put_off() -> bool:
+        waiting = await task(desk, second["task_id"])
+        return bool(waiting["run_at"] > waiting["created_at"])
+
+    await wait_until(put_off, "the second one is put off")
+    assert desk.heavy.owner.get(second["task_id"]) is None
+    gateway.open.set()
+    done = await until(desk, second["task_id"], "success")
+    assert (done["attempts"], (await task(desk, first["task_id"]))["status"]) == (1, "success")
