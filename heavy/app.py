@@ -13,6 +13,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.routing import BaseRoute
 
 from common.endpoints.call import HttpCaller
 from common.endpoints.egress import EgressPolicy
@@ -31,15 +32,19 @@ from common.web.server import startup_failure
 from common.workflow.load import load_all
 from common.workflow.schema import Workflow
 from heavy.agent.mcp_servers import open_mcp
+from heavy.jobs.dispatch import Dispatcher
 from heavy.jobs.journal import JournalMover
 from heavy.jobs.reconcile import TakeOver
+from heavy.jobs.schedules import Scheduler
+from heavy.jobs.settle import Settling
+from heavy.jobs.stores import JobStores
 from heavy.jobs.timers import Timers
 from heavy.jobs.webhooks import Deliverer
 from heavy.llm.gateway import open_gateway
 from heavy.llm.targets import default_targets, load_targets
 from heavy.routes.counted import Counted
 from heavy.routes.state import Explain, Heavy
-from heavy.routes.table import query_routes, resource_routes
+from heavy.routes.table import query_routes, resource_routes, watch_routes
 from heavy.settings import HeavySettings
 from heavy.storage.open import open_stores
 from heavy.streaming import SessionReader, TurnReader
@@ -101,10 +106,9 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         quotas = Quotas(ring, stores.access, hotstore, Node(settings.max_inflight, lambda: turns.room, owner.held), metrics)
         learner = Learner(stores.learned, hotstore, agents)
         mover = JournalMover(stores.turns, hotstore, metrics, owner.name, first_timers(workflows), learner.answered)
-        gates = Gates(hotstore, stores.sessions)
+        gates, marks = Gates(hotstore, stores.sessions), Marks(hotstore)
         parts = RunParts(stores, hotstore, gateway, caller, gates, learner, mcp, quotas.ended)
         lives = Lives(stores=stores, hotstore=hotstore, owner=owner, agents=agents, parts=parts, metrics=metrics)
-        marks = Marks(hotstore)
         turns = Turns(
             stores=stores,
             hotstore=hotstore,
@@ -119,6 +123,8 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         notes = Notes(stores.sessions, hotstore, gates)
         session_reader = SessionReader(stores.sessions, hotstore, partial(_draining, given.inflight, turns))
         timers = Timers(stores, agents, turns, notes, mover)
+        settling = Settling(stores, owner, hotstore, metrics)
+        dispatcher = _dispatcher(settings, stores, turns, owner, hotstore, settling, quotas, metrics)
         deliverer = Deliverer(stores.deliveries, hotstore, poster, metrics, settings.ticket_key)
         taking_over = TakeOver(stores.turns, hotstore, owner, turns)
         leaving = partial(_leave_in_time, turns, given.inflight, settings.drain_seconds)
@@ -126,9 +132,11 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             *(owner.keep_leases, owner.listen, taking_over.run, taking_over.listen, leaving),
             *(access.keep, quotas.keep, partial(watch_file, ring)),
             *(mover.drain, gates.pay, marks.pay, timers.run, deliverer.run, learner.work, session_reader.end_when_draining),
+            *(dispatcher.run, dispatcher.listen, settling.run, Scheduler(stores.schedules, dispatcher, metrics).run),
         )
         for work in background:
             stack.push_async_callback(stop, asyncio.create_task(keep(work)))
+        stack.push_async_callback(dispatcher.drain)
         stack.push_async_callback(_drain, turns, given.inflight, settings.drain_seconds)
         yield Heavy(
             settings=settings,
@@ -142,6 +150,8 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             session_reader=session_reader,
             owner=owner,
             mover=mover,
+            dispatcher=dispatcher,
+            settling=settling,
             learner=learner,
             given_urls=poster.policy,
             keys=ring,
@@ -152,8 +162,45 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         )
 
 
+def _dispatcher(
+    settings: HeavySettings,
+    stores: JobStores,
+    turns: Turns,
+    owner: TurnOwner,
+    hotstore: HotStore,
+    settling: Settling,
+    quotas: Quotas,
+    metrics: Metrics,
+) -> Dispatcher:
+    return Dispatcher(
+        stores=stores,
+        turns=turns,
+        owner=owner,
+        hotstore=hotstore,
+        settling=settling,
+        door=partial(quotas.turn, costs=_costs),
+        metrics=metrics,
+        slots=settings.tasks_at_once,
+        max_inflight=settings.max_inflight,
+    )
+
+
+async def _costs() -> bool:
+    """A task is LLM work."""
+    return True
+
+
 def create_app(settings: HeavySettings, *, metrics: Metrics, inflight: InFlight) -> Starlette:
     """The heavy tier as an ASGI app. Raises ConfigInvalid or SettingsError; what cannot be opened is raised by the lifespan."""
+    return _app(settings, "heavy", [*query_routes(), *resource_routes(inflight)], metrics, inflight)
+
+
+def create_worker(settings: HeavySettings, *, metrics: Metrics, inflight: InFlight) -> Starlette:
+    """The same without its API: background work, and what watches the process. Raises as `create_app`."""
+    return _app(settings, "worker", watch_routes(inflight, "worker"), metrics, inflight)
+
+
+def _app(settings: HeavySettings, role: str, routes: list[BaseRoute], metrics: Metrics, inflight: InFlight) -> Starlette:
     workflows = read_workflows(settings)
     given = Given(workflows=workflows, metrics=metrics, inflight=inflight)
     config_hash = next(iter(workflows.values())).config_hash
@@ -165,9 +212,9 @@ def create_app(settings: HeavySettings, *, metrics: Metrics, inflight: InFlight)
                 yield {"heavy": heavy}
 
     return Starlette(
-        routes=[*query_routes(), *resource_routes(inflight)],
+        routes=routes,
         middleware=[
-            Middleware(Edge, tier="heavy", config_hash=lambda: config_hash, metrics=metrics, inflight=inflight),
+            Middleware(Edge, tier=role, config_hash=lambda: config_hash, metrics=metrics, inflight=inflight),
             Middleware(Counted),
         ],
         exception_handlers=exception_handlers(),

@@ -20,11 +20,13 @@ def _database(value: str | None) -> str | None:
 
 class HeavySettings(CommonSettings):
     """`database_url` defaults to SQLite in the data directory; `models` is the LLM gateway's models file. `lease_seconds` is how long a
-    turn is believed to be alive without a sign of its node: so long after a node's death others take its turns over."""
+    turn is believed to be alive without a sign of its node: so long after a node's death others take its turns over. `tasks_at_once` is
+    how many tasks run here beside interactive turns, 0 for none."""
 
     database_url: Annotated[str | None, Field(repr=False), AfterValidator(_database)] = None
     models: Path | None = None
     lease_seconds: Annotated[float, Field(ge=1, le=300)] = LEASE_SECONDS
+    tasks_at_once: Annotated[int, Field(ge=0, le=1000)] = 8
 
     @property
     def database(self) -> str:

@@ -192,6 +192,8 @@ def _happening(kind: str, data: dict[str, Any], own: set[str]) -> str | None:
         return None
     if kind == "session.message" and data["from"] in AUTHORS:
         return f"[bold yellow]{AUTHORS[data['from']]}[/bold yellow] {escape(data['text'])}"
+    if kind == "task.completed" and data["result"]["message"]:
+        return f"[bold yellow]agent[/bold yellow] {escape(data['result']['message'])}"
     if kind == "session.awaiting_approval":
         return f"[yellow]{escape(_asked(data))} Answer yes or no.[/yellow]"
     notes = {

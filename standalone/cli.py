@@ -93,6 +93,20 @@ def heavy(
 
 
 @app.command()
+def worker(
+    port: Annotated[int, typer.Option(help="Port of /livez, /readyz, /metrics and /api/v1/health.")] = 8301,
+    host: Host = "127.0.0.1",
+    config: RoleConfig = None,
+    insecure: Insecure = False,
+) -> None:
+    """Background work of the stateful tier, without its API: tasks, timers, schedules. Settings come from the environment."""
+    from heavy.__main__ import run_worker
+    from heavy.settings import HeavySettings
+
+    run_worker(HeavySettings.load(config=_text(config)), host, port, insecure=insecure)
+
+
+@app.command()
 def up(
     config: Config,
     lightweight: Annotated[int, typer.Option(min=1, max=64, help="Processes of the lightweight tier.")] = 2,

@@ -102,7 +102,11 @@ def new_turn_id() -> str:
 
 def parse_query(body: bytes) -> Query:
     """Reads a /query body. Raises InvalidRequest naming the field; unknown fields are left to other endpoints and ignored."""
-    doc = parse_object(body)
+    return read_query(parse_object(body))
+
+
+def read_query(doc: Mapping[str, Any]) -> Query:
+    """The query of a decoded object. Raises InvalidRequest naming the field."""
     message = doc.get("message")
     if type(message) is not str:
         raise _wrong(doc, "message", "a string of 1 to 32768 bytes")

@@ -17,9 +17,9 @@
 The event log of a turn that awaits an approval is kept for a day.
 
 Channels (nothing is stored): ls:cancels `turn id reason` of a turn whose end is asked for; ls:ends `tenant/session` when a turn of it has
-ended and others wait; ls:left when a process that ends has given turns up; ls:turn:<turn> news of a turn's event log;
-ls:session:<tenant/session> a session has new events; ls:deliveries there may be new messages to webhooks;
-ls:access:news keys or limits have changed.
+ended and others wait; ls:left when a process that ends has given turns up; ls:tasks the lane of tasks that are due and for which the
+process that knows of them has no room; ls:turn:<turn> news of a turn's event log; ls:session:<tenant/session> a session has new events;
+ls:deliveries there may be new messages to webhooks; ls:access:news keys or limits have changed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ JOURNAL_GROUP = "heavy"
 CANCELS = "ls:cancels"
 TURN_ENDS = "ls:ends"
 LEFT = "ls:left"
+TASKS = "ls:tasks"
 DELIVERIES = "ls:deliveries"
 ACCESS = "ls:access"
 ACCESS_NEWS = "ls:access:news"

@@ -65,6 +65,12 @@ CATALOGUE: dict[str, Spec] = {
     "llm_cost_usd_total": Spec("counter", "US dollars spent on LLM calls, by the models file's prices.", ("target",)),
     "journal_size": Spec("gauge", "Rule-answered turns on their way to the database."),
     "journal_moved_total": Spec("counter", "Rule-answered turns that were moved into the database."),
+    "tasks_total": Spec("counter", "Tasks by lane and outcome (success, failure, cancelled, retried).", ("lane", "outcome")),
+    "task_wait_seconds": Spec("histogram", "Seconds from a task's due time to its start.", ("lane",), _LONG),
+    "tasks_waiting": Spec("gauge", "Due tasks that wait, of all processes, by lane (counted up to 100 000).", ("lane",)),
+    "tasks_running": Spec("gauge", "Tasks that run, of all processes, by lane.", ("lane",)),
+    "tasks_oldest_due": Spec("gauge", "Age of the oldest due task in seconds, of all processes, by lane.", ("lane",)),
+    "schedule_ticks_total": Spec("counter", "Ticks of schedules by outcome (fired, missed: dropped after an hour).", ("outcome",)),
     "hotstore_errors_total": Spec("counter", "Hot-store operations that failed or took too long."),
     "access_revision": Spec("gauge", "Revision of the API keys and limits that hold here: the same on all replicas but for two seconds."),
     "quota_refusals_total": Spec("counter", "Requests, turns and streams refused for a tenant's limit or its share, by limit.", ("limit",)),
@@ -183,6 +189,12 @@ class Metrics:
     llm_cost_usd_total: Family
     journal_size: Gauge
     journal_moved_total: Counter
+    tasks_total: Family
+    task_wait_seconds: Family
+    tasks_waiting: Family
+    tasks_running: Family
+    tasks_oldest_due: Family
+    schedule_ticks_total: Family
     hotstore_errors_total: Counter
     access_revision: Gauge
     quota_refusals_total: Family

@@ -54,11 +54,11 @@ async def read_body(scope: Scope, receive: Receive, limit: int = BODY_LIMIT) -> 
     headers = dict(scope["headers"])
     content_type = headers.get(b"content-type", JSON)
     if content_type != JSON and content_type.partition(b";")[0].strip().lower() != JSON:
-        await _discard(receive)
+        await discard(receive)
         raise UnsupportedMediaType("the body must be application/json")
     length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length) > limit:
-        await _discard(receive)
+        await discard(receive)
         raise PayloadTooLarge(f"the body is larger than {limit} bytes")
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body", False):
@@ -74,7 +74,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int = BODY_LIMIT) -> 
         size += len(chunk)
         if size > limit:
             if message.get("more_body", False):
-                await _discard(receive)
+                await discard(receive)
             raise PayloadTooLarge(f"the body is larger than {limit} bytes")
         chunks.append(chunk)
         if not message.get("more_body", False):
@@ -82,7 +82,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int = BODY_LIMIT) -> 
         message = await receive()
 
 
-async def _discard(receive: Receive) -> None:
+async def discard(receive: Receive) -> None:
     """Reads what is left of a refused body, within bounds of size and time."""
     size = 0
     with contextlib.suppress(TimeoutError):

@@ -1,1 +1,1 @@
-"""Work that no request waits for: moving the journal into the database, taking over turns of dead nodes."""
+"""Work that no request waits for: tasks, batches and schedules, timers, moving the journal into the database, taking over turns."""

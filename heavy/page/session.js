@@ -99,6 +99,11 @@ const HAPPENED = {
     addTheirs(text, from);
     ui.announce.textContent = `${AUTHORS[from] || "Agent"}: ${text}`;
   },
+  "task.completed": ({ result }) => {
+    if (!result.message) return;
+    addTheirs(result.message);
+    ui.announce.textContent = `Agent: ${result.message}`;
+  },
   "session.transferred": ({ turn_id }) => ownTurns.has(turn_id) || addNote("A colleague will answer here."),
   "session.accepted": () => addNote("A colleague has joined."),
   "session.released": () => addNote("The assistant answers again."),

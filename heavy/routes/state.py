@@ -13,7 +13,10 @@ from common.endpoints.egress import EgressPolicy
 from common.hotstore.protocol import HotStore
 from common.telemetry.metrics import Metrics
 from common.web.auth import Caller, KeyRing
+from heavy.jobs.dispatch import Dispatcher
 from heavy.jobs.journal import JournalMover
+from heavy.jobs.settle import Settling
+from heavy.jobs.stores import JobStores
 from heavy.llm.types import Gateway
 from heavy.settings import HeavySettings
 from heavy.streaming import SessionReader, TurnReader
@@ -24,7 +27,6 @@ from heavy.turns.learning import Learner
 from heavy.turns.life import Turns
 from heavy.turns.notes import Notes
 from heavy.turns.owner import TurnOwner
-from heavy.turns.stores import Stores
 
 # (agent id, text, the learned route of the text) → how the text is routed: what the rule tier of the same process tells.
 Explain = Callable[[str, str, LearnedRoute | None], dict[str, Any]]
@@ -35,7 +37,7 @@ class Heavy:
     """The open tier. `explain` is there only where the rule tier is in the same process. `given_urls` says where callers' URLs may lead."""
 
     settings: HeavySettings
-    stores: Stores
+    stores: JobStores
     hotstore: HotStore
     agents: Agents
     turns: Turns
@@ -45,6 +47,8 @@ class Heavy:
     session_reader: SessionReader
     owner: TurnOwner
     mover: JournalMover
+    dispatcher: Dispatcher
+    settling: Settling
     learner: Learner
     given_urls: EgressPolicy
     keys: KeyRing

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
@@ -11,14 +13,17 @@ from common.web.middleware import InFlight
 from common.web.openapi import docs, openapi_json
 from heavy.routes.access import list_keys, list_tenants, post_key, put_tenant, revoke_key
 from heavy.routes.approvals import decide_approval
+from heavy.routes.batches import PostBatch, delete_batch, get_batch, get_results
 from heavy.routes.deliveries import get_delivery, list_deliveries, replay_delivery, replay_failed
 from heavy.routes.events import SessionEvents, session_socket
 from heavy.routes.handoff import list_sessions, post_handoff
 from heavy.routes.learned import forget_learned, list_learned, match, propose_rules
 from heavy.routes.page import asset, index
 from heavy.routes.query import QueryEndpoint
+from heavy.routes.schedules import delete_schedule, get_schedule, list_schedules, patch_schedule, post_schedule
 from heavy.routes.sessions import delete_session, get_session
 from heavy.routes.state import heavy_of
+from heavy.routes.tasks import delete_task, get_task, list_tasks, post_async, retry_task
 from heavy.routes.turns import cancel_turn, get_turn, stream_turn
 from heavy.routes.webhooks import (
     change_webhook,
@@ -46,8 +51,9 @@ def query_routes() -> list[BaseRoute]:
 
 
 def resource_routes(inflight: InFlight) -> list[BaseRoute]:
-    """Turns, sessions, health and documents."""
+    """Turns, tasks, sessions, health and documents."""
     return [
+        *_job_routes(),
         Route("/api/v1/turns/{turn_id}", get_turn, methods=["GET"]),
         Route("/api/v1/turns/{turn_id}/stream", StreamTurn(), methods=["GET"]),
         Route("/api/v1/turns/{turn_id}/cancel", cancel_turn, methods=["POST"]),
@@ -68,14 +74,40 @@ def resource_routes(inflight: InFlight) -> list[BaseRoute]:
         Route("/admin/api/keys/{key_id}", revoke_key, methods=["DELETE"]),
         Route("/admin/api/tenants", list_tenants, methods=["GET"]),
         Route("/admin/api/tenants/{tenant}", put_tenant, methods=["PUT"]),
-        Route("/api/v1/health", health, methods=["GET"]),
-        Route("/livez", pages.livez(), methods=["GET"]),
-        Route("/readyz", _ready(inflight), methods=["GET"]),
-        Route("/metrics", metrics, methods=["GET"]),
+        *watch_routes(inflight),
         Route("/", index, methods=["GET"]),
         Route("/assets/{name}", asset, methods=["GET"]),
         Route("/openapi.json", openapi_json, methods=["GET"]),
         Route("/docs", docs, methods=["GET"]),
+    ]
+
+
+def watch_routes(inflight: InFlight, role: str = "heavy") -> list[BaseRoute]:
+    """What watches a process: all that a worker serves."""
+    return [
+        Route("/api/v1/health", partial(health, role), methods=["GET"]),
+        Route("/livez", pages.livez(), methods=["GET"]),
+        Route("/readyz", _ready(inflight), methods=["GET"]),
+        Route("/metrics", metrics, methods=["GET"]),
+    ]
+
+
+def _job_routes() -> list[BaseRoute]:
+    return [
+        Route("/api/v1/query/async", post_async, methods=["POST"]),
+        Route("/api/v1/tasks", list_tasks, methods=["GET"]),
+        Route("/api/v1/task/{task_id}", get_task, methods=["GET"]),
+        Route("/api/v1/task/{task_id}", delete_task, methods=["DELETE"]),
+        Route("/api/v1/task/{task_id}/retry", retry_task, methods=["POST"]),
+        Route("/api/v1/batch", PostBatch(), methods=["POST"]),
+        Route("/api/v1/batch/{batch_id}", get_batch, methods=["GET"]),
+        Route("/api/v1/batch/{batch_id}", delete_batch, methods=["DELETE"]),
+        Route("/api/v1/batch/{batch_id}/results", get_results, methods=["GET"]),
+        Route("/api/v1/schedules", post_schedule, methods=["POST"]),
+        Route("/api/v1/schedules", list_schedules, methods=["GET"]),
+        Route("/api/v1/schedules/{schedule_id}", get_schedule, methods=["GET"]),
+        Route("/api/v1/schedules/{schedule_id}", patch_schedule, methods=["PATCH"]),
+        Route("/api/v1/schedules/{schedule_id}", delete_schedule, methods=["DELETE"]),
     ]
 
 
@@ -97,11 +129,11 @@ def webhook_routes() -> list[BaseRoute]:
     ]
 
 
-async def health(request: Request) -> Response:
-    """Health of this tier and of what it depends on."""
+async def health(role: str, request: Request) -> Response:
+    """Health of this process and of what it depends on."""
     heavy = heavy_of(request.scope)
     checks = {"database": heavy.stores.ping, "hotstore": heavy.hotstore.ping}
-    return await pages.health("heavy", lambda: heavy.agents.config_hash, checks, heavy.stores.sessions.count)(request)
+    return await pages.health(role, lambda: heavy.agents.config_hash, checks, heavy.stores.sessions.count)(request)
 
 
 async def metrics(request: Request) -> Response:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from heavy.turns.stores import Stores
+from heavy.jobs.stores import JobStores
 
 POSTGRES = ("postgresql", "postgres")
 
 
-async def open_stores(url: str, *, pool_size: int = 10) -> Stores:
+async def open_stores(url: str, *, pool_size: int = 10) -> JobStores:
     """The stores of `postgresql://user@host/database`, `sqlite:///relative.db`, `sqlite:////absolute.db` or `sqlite:///:memory:`.
 
     Migrations are run first. `pool_size` bounds the connections to PostgreSQL. Raises ValueError for a URL that is none of these,

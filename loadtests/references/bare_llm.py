@@ -1,7 +1,7 @@
 """Reference: an LLM that costs next to nothing, so that a bench measures who calls it. OpenAI's chat completions, canned bytes.
 
-`python -m loadtests.references.bare_llm --port P`. What a stream does stands in the user's message: `deltas 1000` or `hold 30`
-(one delta, then quiet for that many seconds). Everything else is answered with a few deltas.
+`python -m loadtests.references.bare_llm --port P`. What it does stands in the user's message: `deltas 1000`, `hold 30`
+(one delta, then quiet for that many seconds) or `wait 10` (milliseconds before the answer). All else is answered with a few deltas.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CHUNK = b"data: " + HEAD + b'"chat.completion.chunk","choices":[{"index":0,"del
 DELTA = _CHUNK % (b'"content":" word"', b"null")
 END = _CHUNK % (b"", b'"stop"') + b"data: " + HEAD + b'"chat.completion.chunk","choices":[],' + USAGE + b"}\n\ndata: [DONE]\n\n"
 DELTAS, BATCH = 8, 10  # deltas of an ordinary answer; how many of a long one leave in one write
-_ASKED = re.compile(rb"(deltas|hold) (\d+)")
+_ASKED = re.compile(rb"(deltas|hold|wait) (\d+)")
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -33,13 +33,15 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         body += message.get("body", b"")
         if not message.get("more_body"):
             break
+    asked = _ASKED.search(body)
+    if asked and asked[1] == b"wait":
+        await asyncio.sleep(int(asked[2]) / 1000)
     if b'"stream":true' not in body:
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(WHOLE))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": WHOLE})
         return
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
-    asked = _ASKED.search(body)
     count = int(asked[2]) if asked and asked[1] == b"deltas" else DELTAS
     if asked and asked[1] == b"hold":
         await send({"type": "http.response.body", "body": DELTA, "more_body": True})

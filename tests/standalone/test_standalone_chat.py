@@ -88,6 +88,7 @@ def test_what_people_and_timers_say_arrives_by_itself(stub: StubServer) -> None:
     wait_until_sync(lambda: stub.script.watched_after, "the chat watches its session")
     stub.happen("session.message", **{"from": "timer", "text": "Still [there]?", "turn_id": "t_2"})
     stub.happen("session.accepted", by="kim")
+    stub.happen("task.completed", task_id="t_9", status="success", result={"message": "What you asked for."})
     stub.happen("session.message", **{"from": "human", "text": "Kim here.", "turn_id": "t_3"})
     stub.happen("session.awaiting_approval", turn_id="t_4", calls=[{"call_id": "c", "name": "wipe", "arguments": {}}])
     stub.happen("session.closed", turn_id="t_5", by="timer")
@@ -97,7 +98,13 @@ def test_what_people_and_timers_say_arrives_by_itself(stub: StubServer) -> None:
         seen += process.stdout.readline()
     _, err = process.communicate("", timeout=20)
     assert (process.returncode, err) == (0, "")
-    for said in ("reminder Still [there]?", "A colleague has joined.", "colleague Kim here.", "for wipe {}. Answer yes or no."):
+    for said in (
+        "reminder Still [there]?",
+        "A colleague has joined.",
+        "agent What you asked for.",
+        "colleague Kim here.",
+        "for wipe {}. Answer yes or no.",
+    ):
         assert said in seen
     assert stub.script.watched_after == ["0"]
 

@@ -8,16 +8,21 @@ from typing import Any, TypeVar
 import pytest
 
 from common.contracts.query import Usage
+from heavy.jobs.rows import NewBatch, NewSchedule
+from heavy.jobs.stores import JobStores
 from heavy.storage.postgres.access import PostgresAccess
 from heavy.storage.postgres.connection import Database
 from heavy.storage.postgres.deliveries import PostgresDeliveries
+from heavy.storage.postgres.schedules import PostgresSchedules
 from heavy.storage.postgres.sessions import PostgresSessions
+from heavy.storage.postgres.tasks import PostgresTasks
 from heavy.storage.postgres.turns import PostgresTurns
 from heavy.storage.postgres.webhooks import PostgresWebhooks
 from heavy.tenants.stores import NewKey
 from heavy.turns.rows import ArmTimer, Note, SessionEvent
 from heavy.turns.stores import LeaseLost, Stores
 from heavy.turns.webhooks import Change, Verdict
+from tests.support.tasks import end, new_task
 from tests.support.turns import LEASE, accept, answer, fence_of, new_turn, session_of, talk, tool_step
 from tests.support.webhooks import CLOSED, PATIENCE, add, all_of, close, due, receiver
 
@@ -150,6 +155,50 @@ async def test_a_messages_life(stores: Stores, lossy: Database) -> None:
     assert (row.status, row.attempts) == ("delivered", 1)
     await close(stores)
     assert len(await all_of(stores)) == 2
+
+
+async def test_a_task_is_submitted_and_ended_once(stores: JobStores, lossy: Database) -> None:
+    tasks = PostgresTasks(lossy)
+    await talk(stores, "t_turn")
+    task, _ = await tasks.submit(new_task("t_1", session_id="s1"))
+    assert task.task_id == "t_1"
+    ended = await tasks.end("acme", [end("t_1")])
+    assert [t.status for t in ended] == ["success"]
+    assert await event_ids(stores) == [1]
+    assert await tasks.end("acme", [end("t_1", "failure")]) == []
+
+
+async def test_a_batch_is_stored_and_counted_once(stores: JobStores, lossy: Database) -> None:
+    tasks = PostgresTasks(lossy)
+    batch, _ = await tasks.submit_batch(NewBatch("acme", "b_1"), [new_task(f"t_{n}", batch_id="b_1", position=n) for n in range(3)])
+    assert (batch.total, batch.open) == (3, 3)
+    await tasks.end("acme", [end("t_0"), end("t_1")])
+    found = await stores.tasks.batch("acme", "b_1")
+    assert found is not None
+    assert (found.open, found.counts) == (1, {"success": 2, "pending": 1})
+
+
+async def test_what_was_picked_without_a_reply_is_given_back_by_the_sweep(stores: JobStores, lossy: Database) -> None:
+    for n in range(4):
+        await stores.tasks.submit(new_task(f"t_{n}"))
+    known = await PostgresTasks(lossy).pick("task", owner="a", lease_seconds=-1, limit=2, depth=9)
+    assert [t.task_id for t in known] == ["t_2", "t_3"]
+    lost = [t for t in await stores.tasks.unsettled(limit=9) if t.task_id not in {k.task_id for k in known}]
+    assert [t.task_id for t in lost] == ["t_0", "t_1"]
+    assert [await stores.tasks.release(t) for t in lost] == [True, True]
+    assert {t.attempts for t in await stores.tasks.pick("task", owner="b", lease_seconds=9, limit=9, depth=9)} == {1}
+
+
+async def test_a_tick_is_taken_once(stores: JobStores, lossy: Database) -> None:
+    schedules = PostgresSchedules(lossy)
+    request = {"message": "good morning"}
+    row = await schedules.create(NewSchedule("acme", "sch_1", "* * * * *", "UTC", "s1", "shop", request, 3, 1000.0))
+    await schedules.advance(row, 1060.0, new_task("t_tick"))
+    after = await stores.schedules.get("acme", "sch_1")
+    assert after is not None
+    assert (after.next_at, after.last_at) == (1060.0, 1000.0)
+    assert len(await stores.tasks.page("acme", limit=9)) == 1
+    assert await schedules.delete("acme", "sch_1")
 
 
 async def test_a_key_and_its_end(stores: Stores, lossy: Database) -> None:

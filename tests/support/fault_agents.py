@@ -10,6 +10,7 @@ from typing import Any
 from tests.support.shop import PROFILE, WORKFLOW
 
 PROVIDERS = ("openai", "anthropic")
+CLERK_SKILLS = {"ledger": "open_ticket", "posting": "apply", "hanging": "apply_slowly"}
 # Faults that a second try or a second target makes invisible as long as no token was seen.
 PASSING = ("500", "503", "529", "429", "reset", "eof", "garbage", "error_event")
 BREAKING = ("stall", "reset", "eof", "garbage", "error_event")
@@ -37,6 +38,7 @@ def write_agents(folder: Path, api_port: int) -> Path:
     agents = folder / "agents"
     agents.mkdir()
     made: dict[str, dict[str, Any]] = {"a_shop": WORKFLOW, "odd": _odd(api_port), "secret": _secret(), "slow": _slow()}
+    made["clerk"] = _clerk()
     for provider in PROVIDERS:
         for alias in ("single", "pair"):
             made[f"{alias}-{provider}"] = _shop(f"{alias}-{provider}", f"{alias}-{provider}")
@@ -80,7 +82,9 @@ def write_script(folder: Path) -> Path:
     rules.append({"when": {"user": "a flood of words"}, "text": flood, "token_ms": 0})
     rules.append({"when": {"user": "a very long story"}, "text": " ".join(f"word{n}" for n in range(400)), "token_ms": 20})
     rules.append({"when": {"user": "after \\w+"}, "text": "These words come before it breaks off for good."})
+    rules += _clerk_rules()
     intent = [{"when": {"purpose": "intent", "user": "send it back"}, "tool_calls": [{"name": "returns_desk"}]}]
+    intent += [{"when": {"purpose": "intent", "user": f"^{name}"}, "tool_calls": [{"name": name}]} for name in CLERK_SKILLS]
     intent += [{"when": {"purpose": "intent", "user": "pay now"}, "tool_calls": [{"name": "pay"}]}]
     intent += [{"when": {"purpose": "intent"}, "tool_calls": [{"name": "reply_directly"}]}]
     path.write_text(json.dumps({**PROFILE, "rules": [*intent, *rules, *PROFILE["rules"]], "faults": [*_faults(), *PROFILE["faults"]]}))
@@ -159,6 +163,30 @@ def _desk_rules() -> list[dict[str, Any]]:
         rule("DOUBLED", 0, {**order, "id": "call_1"}, {**ticket, "id": "call_1"}),
         rule("DOUBLED", None, done),
     ]
+
+
+def _clerk() -> dict[str, Any]:
+    """Skills with effects, for tasks: no rule picks them. `ledger` opens five tickets, the others post to an API that loses its replies."""
+    skills = [
+        {"skill_id": name, "description": name, "system_prompt": f"{name.upper()}-CLERK", "tools": [tool]}
+        for name, tool in CLERK_SKILLS.items()
+    ]
+    tools = [WORKFLOW["tools"][1]]
+    for name, path in (("apply", "/once"), ("apply_slowly", "/once/hang")):
+        endpoint = {"url": "${ODD}" + path, "method": "POST", "body": {"what": "{what}"}, "timeout": 60}
+        parameters = {"type": "object", "properties": {"what": {"type": "string"}}, "required": ["what"]}
+        tools.append({"name": name, "description": name, "parameters": parameters, "endpoint": endpoint})
+    return {"agent_id": "clerk", "basic_settings": {"name": "Clerk", "language": "English"}, "tools": tools, "skills": skills}
+
+
+def _clerk_rules() -> list[dict[str, Any]]:
+    def rule(name: str, results: int | None, tool: str, **arguments: Any) -> dict[str, Any]:
+        when = {"system": f"{name.upper()}-CLERK"} if results is None else {"system": f"{name.upper()}-CLERK", "tool_results": results}
+        return {"when": when, "tool_calls": [{"name": tool, "arguments": arguments}], "first_token_ms": 300}
+
+    rules = [rule("ledger", n, "open_ticket", order_id="A1001", reason=f"step {n + 1}") for n in range(5)]
+    rules += [rule(name, 0, tool, what="it") for name, tool in CLERK_SKILLS.items() if name != "ledger"]
+    return rules + [rule(name, None, "done", message=f"The {name} is done.") for name in CLERK_SKILLS]
 
 
 def _secret() -> dict[str, Any]:

@@ -66,9 +66,11 @@ class SlowGateway(ScriptedGateway):
 class Node:
     """The turns of one process and what they stand on. `events` follows a turn as a client would."""
 
-    def __init__(self, stores: Stores, hotstore: HotStore, caller: HttpCaller, max_inflight: int) -> None:
+    def __init__(
+        self, stores: Stores, hotstore: HotStore, caller: HttpCaller, max_inflight: int, gateway: SlowGateway | None = None
+    ) -> None:
         metrics = Metrics()
-        self.stores, self.hotstore, self.gateway = stores, hotstore, SlowGateway()
+        self.stores, self.hotstore, self.gateway = stores, hotstore, gateway or SlowGateway()
         self.owner = TurnOwner(stores.turns, hotstore)
         self.mover = JournalMover(stores.turns, hotstore, metrics, self.owner.name)
         self.reader = TurnReader(stores.turns, hotstore, self.owner)

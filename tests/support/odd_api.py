@@ -36,11 +36,13 @@ class Seen:
 @dataclass
 class OddApi:
     """`failing` makes /fail answer 503. `seen` and `connections` count what came; `flooded` is how much of a flood was taken; `applied` are
-    the effects of /apply, by body: the Idempotency-Keys that each has had, one for every effect."""
+    the effects of /apply, by body: the Idempotency-Keys that each has had, one for every effect. `once` are the keys that had an effect
+    under /once, where the first reply of each is lost (under /once/hang: never comes)."""
 
     failing: bool = True
     seen: list[Seen] = field(default_factory=list)
     connections: int = 0
+    once: list[str] = field(default_factory=list)
     flooded: int = 0
     applied: dict[str, list[str]] = field(default_factory=dict)
     released: threading.Event = field(default_factory=threading.Event)
@@ -110,6 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
             "redirect": lambda: self._send(302, b"", {"Location": f"http://127.0.0.1:{self.owner.port}/landing"}),
             "steer": lambda: self._json({"status": "fine"}, 200, {"X-Accel-Redirect": "/metrics", "X-Accel-Limit-Rate": "1"}),
             "llm": self._llm,
+            "once": self._once,
             "apply": lambda: self._apply(body.decode()),
         }
         answers.get(name, lambda: self._json({"status": "fine", "path": self.path, "body": body.decode()}))()
@@ -132,6 +135,16 @@ class _Handler(BaseHTTPRequestHandler):
     def _hang(self) -> None:
         self.owner.released.wait(HANG_SECONDS)
         self._json({"status": "late"})
+
+    def _once(self) -> None:
+        key = self.headers["idempotency-key"]
+        if key in self.owner.once:
+            self._json({"status": "applied"})
+            return
+        self.owner.once.append(key)
+        if self.path.endswith("/hang"):
+            self.owner.released.wait(HANG_SECONDS)
+        self.close_connection = True
 
     def _fail(self) -> None:
         if self.owner.failing:

@@ -34,7 +34,7 @@ def test_the_example_env_sets_nothing_by_itself() -> None:
 
 
 def test_compose_gives_only_known_settings(services: dict[str, Any]) -> None:
-    for role in ("lightweight", "heavy"):
+    for role in ("lightweight", "heavy", "worker"):
         names = {name for name in services[role]["environment"] if name.startswith("LOADSPLIT_")}
         assert names <= KNOWN_NAMES
         assert services[role]["environment"]["LOADSPLIT_HANDOFF"] == "accel"
@@ -48,6 +48,15 @@ def test_ports_agree_with_the_rendered_names(services: dict[str, Any]) -> None:
         assert f'"--port", "{port}"' in COMPOSE or f"--port {port}" in services[role]["command"][0]
         assert "ports" not in services[role]
         assert "container_name" not in services[role]
+
+
+def test_workers_run_the_tasks_of_heavy(services: dict[str, Any]) -> None:
+    heavy, worker = services["heavy"], services["worker"]
+    assert "exec loadsplit worker --host 0.0.0.0 --port 8301 --insecure" in worker["command"][0]
+    assert worker["environment"]["PORT"] == "8301"
+    differing = {k for k in heavy["environment"] | worker["environment"] if heavy["environment"].get(k) != worker["environment"].get(k)}
+    assert differing == {"PORT", "LOADSPLIT_TASKS_AT_ONCE"}
+    assert (heavy["depends_on"], "ports" in worker) == (worker["depends_on"], False)
 
 
 def test_only_nginx_is_published_on_loopback(services: dict[str, Any]) -> None:

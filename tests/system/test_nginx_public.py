@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 
 import pytest
 from aiohttp import web
@@ -64,6 +65,17 @@ async def test_a_body_too_large_is_a_problem(nginx: StartFront) -> None:
         assert headers["content-type"] == "application/problem+json"
         assert headers["x-request-id"] == problem["request_id"]
     assert (await front.call("POST", "/api/v1/query", data=b"x" * 262_144))[0] == 200
+
+
+async def test_a_batch_may_be_larger(nginx: StartFront) -> None:
+    front = await nginx(heavy=1)
+    assert (await front.call("POST", "/api/v1/batch", data=io.BytesIO(b"x" * 16_777_216)))[0] == 200
+    assert len(front.heavy[0].requests) == 1
+    status, problem, _ = await front.call("POST", "/api/v1/batch", data=io.BytesIO(b"x" * 16_777_217))
+    assert (status, problem["detail"]) == (413, "the body is larger than 16777216 bytes")
+    status, problem, _ = await front.call("POST", "/api/v1/batch/b_1", data=b"x" * 262_145)
+    assert (status, problem["detail"]) == (413, "the body is larger than 262144 bytes")
+    assert len(front.heavy[0].requests) == 1
 
 
 async def test_every_replica_away_is_dependency_unavailable(nginx: StartFront) -> None:

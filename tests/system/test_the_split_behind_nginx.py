@@ -140,7 +140,7 @@ def test_what_is_private_stays_private(split: Split) -> None:
 
 
 def test_a_killed_replica_is_not_missed(split: Split) -> None:
-    sessions = [f"up-5-{n}" for n in range(6)]
+    sessions = [f"up-killed-{n}" for n in range(6)]
     for session in sessions:
         split.client.ask("opening hours", session)
         split.client.ask("tell me something", session)

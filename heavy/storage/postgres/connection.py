@@ -15,11 +15,14 @@ from typing import Any, TypeVar
 
 import asyncpg
 
+from heavy.jobs.stores import ScheduleStore, TaskStore
 from heavy.storage.migrations import CREATE_TABLE, migrations
 from heavy.storage.postgres.access import PostgresAccess
 from heavy.storage.postgres.deliveries import PostgresDeliveries
 from heavy.storage.postgres.learned import PostgresLearned
+from heavy.storage.postgres.schedules import PostgresSchedules
 from heavy.storage.postgres.sessions import PostgresSessions
+from heavy.storage.postgres.tasks import PostgresTasks
 from heavy.storage.postgres.timers import PostgresTimers
 from heavy.storage.postgres.turns import PostgresTurns
 from heavy.storage.postgres.webhooks import PostgresWebhooks
@@ -150,6 +153,8 @@ class PostgresStores:
         self.turns: TurnStore = PostgresTurns(database)
         self.timers: TimerStore = PostgresTimers(database)
         self.learned: LearnedStore = PostgresLearned(database)
+        self.tasks: TaskStore = PostgresTasks(database)
+        self.schedules: ScheduleStore = PostgresSchedules(database)
         self.webhooks: WebhookStore = PostgresWebhooks(database)
         self.deliveries: DeliveryStore = PostgresDeliveries(database)
         self.access: AccessStore = PostgresAccess(database)

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import asyncpg
 
+from heavy.storage.postgres.task_statements import EMPTY_ITEMS, ERASE, ERASE_ITEMS
 from heavy.storage.postgres.turn_statements import append_events
 from heavy.storage.rows import event_of, event_values, message_json, session_of, stored_message_of, to_json
 from heavy.turns.rows import Note, SessionRow, StoredEvent, StoredMessage
@@ -99,6 +100,14 @@ def either(write: Sequence[Any], check: Sequence[Any]) -> Callable[[Any], Awaita
     return work
 
 
+async def erase_tasks(connection: Any, tenant: str, session_id: str) -> bool:
+    """Erases the tasks of a session, within a transaction; whether there were any."""
+    place = (tenant, session_id)
+    erased = await connection.execute(ERASE, *place)
+    await connection.execute(ERASE_ITEMS, *place)
+    return bool((erased, await connection.execute(EMPTY_ITEMS, *place)) != ("DELETE 0", "UPDATE 0"))
+
+
 class PostgresSessions:
     """SessionStore over PostgreSQL."""
 
@@ -127,12 +136,13 @@ class PostgresSessions:
 
         async def erase(connection: Any) -> bool:
             async with connection.transaction():
+                tasks = await erase_tasks(connection, tenant, session_id)
                 # Turns are locked before their session, as `finish` does it; an accept that slips between is seen by the later deletes.
                 await connection.execute("SELECT 1 FROM turns WHERE tenant = $1 AND session_id = $2 FOR UPDATE", tenant, session_id)
                 status = await connection.execute("DELETE FROM sessions WHERE tenant = $1 AND session_id = $2", tenant, session_id)
                 for table in ("turns", "messages", "turn_aliases", "session_events", "timers", "deliveries"):
                     await connection.execute(f"DELETE FROM {table} WHERE tenant = $1 AND session_id = $2", tenant, session_id)
-                return bool(status != "DELETE 0")
+                return bool(tasks or status != "DELETE 0")
 
         return await self._database.run(erase)
 

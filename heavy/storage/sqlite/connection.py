@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from heavy.jobs.stores import ScheduleStore, TaskStore
 from heavy.storage.migrations import CREATE_TABLE, migrations
 from heavy.storage.sqlite.access import SqliteAccess
 from heavy.storage.sqlite.deliveries import SqliteDeliveries
 from heavy.storage.sqlite.learned import SqliteLearned
+from heavy.storage.sqlite.schedules import SqliteSchedules
 from heavy.storage.sqlite.sessions import SqliteSessions
+from heavy.storage.sqlite.tasks import SqliteTasks
 from heavy.storage.sqlite.timers import SqliteTimers
 from heavy.storage.sqlite.turns import SqliteTurns
 from heavy.storage.sqlite.webhooks import SqliteWebhooks
@@ -179,6 +182,8 @@ class SqliteStores:
         self.turns: TurnStore = SqliteTurns(self._reader.run, self._writer.run)
         self.timers: TimerStore = SqliteTimers(self._writer.run)
         self.learned: LearnedStore = SqliteLearned(self._reader.run, self._writer.run)
+        self.tasks: TaskStore = SqliteTasks(self._reader.run, self._writer.run)
+        self.schedules: ScheduleStore = SqliteSchedules(self._reader.run, self._writer.run)
         self.webhooks: WebhookStore = SqliteWebhooks(self._reader.run, self._writer.run)
         self.deliveries: DeliveryStore = SqliteDeliveries(self._reader.run, self._writer.run)
         self.access: AccessStore = SqliteAccess(self._reader.run, self._writer.run)

@@ -17,6 +17,7 @@ from heavy.storage.rows import (
     timer_values,
     to_json,
 )
+from heavy.storage.sqlite.batches import erase_tasks
 from heavy.storage.sqlite.outbox import add_messages
 from heavy.turns.rows import ArmTimer, Note, SessionEvent, SessionRow, StoredEvent, StoredMessage
 
@@ -102,7 +103,8 @@ class SqliteSessions:
         """Erases the session and everything of it."""
 
         def erase(c: sqlite3.Connection) -> bool:
-            found = c.execute("DELETE FROM sessions WHERE tenant = ? AND session_id = ?", (tenant, session_id)).rowcount
+            found = erase_tasks(c, tenant, session_id)
+            found += c.execute("DELETE FROM sessions WHERE tenant = ? AND session_id = ?", (tenant, session_id)).rowcount
             for table in ("turns", "messages", "turn_aliases", "session_events", "timers", "deliveries"):
                 c.execute(f"DELETE FROM {table} WHERE tenant = ? AND session_id = ?", (tenant, session_id))
             return found > 0
