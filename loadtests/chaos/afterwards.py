@@ -62,6 +62,10 @@ class Collector:
             for place, (status, document) in zip(places, documents, strict=True)
             if not (status == 404 or (status == 200 and document["workflow_state"]["status"] != "processing"))
         ]
+        for tenant in TENANTS:
+            status, page = await self._talker.call(tenant, "GET", "/api/v1/webhooks/deliveries?status=pending&limit=500")
+            if status != 200 or page["deliveries"]:
+                busy.append(f"messages to webhooks of {tenant}: {len(page['deliveries']) if status == 200 else status}")
         async with resp.connected(self._split.redis_port) as redis:
             if size := await redis.call("XLEN", "ls:journal"):
                 busy.append(f"{size} entries in the journal")
@@ -78,6 +82,9 @@ class Collector:
             for place, (status, document) in zip(sorted(turns), await each(sorted(turns), self._turn), strict=True)
             if status == 200
         }
+        tasks = sorted({(s.tenant, s.task_id) for s in evidence.said if s.task_id})
+        documents = await each(tasks, lambda place: self._talker.call(place[0], "GET", f"/api/v1/task/{place[1]}"))
+        evidence.tasks = {place: task for place, (status, task) in zip(tasks, documents, strict=True) if status == 200}
         evidence.effects = await self._effects()
         told = [(s.tenant, s.turn_id) for s in evidence.said if s.turn_id and any(a.events for a in s.attempts)]
         evidence.replays = await each(self._sample(told, REPLAYS), self._replay)
@@ -96,7 +103,9 @@ class Collector:
                 return None
             messages = [*document.pop("messages"), *messages]
             if document["before"] is None:
-                return Session(tenant, session_id, document, messages)
+                last = document["last_event_id"]
+                events = await self._talker.session_events(tenant, session_id, last) if last else []
+                return Session(tenant, session_id, document, messages, events)
             before = f"&before={document['before']}"
 
     async def _turn(self, place: tuple[str, str]) -> tuple[int, Any]:
@@ -130,6 +139,10 @@ class Collector:
             turns = self._sample(sorted(turn_id for tenant, turn_id in evidence.turns if tenant == mine), STRANGERS)
             asks += [(other, "GET", f"/api/v1/turns/{turn_id}{door}") for turn_id in turns for door in ("", "/stream")]
             asks += [(other, "POST", f"/api/v1/turns/{turn_id}/cancel") for turn_id in turns]
+            tasks = self._sample(sorted(task_id for tenant, task_id in evidence.tasks if tenant == mine), STRANGERS)
+            asks += [(other, method, f"/api/v1/task/{task_id}") for task_id in tasks for method in ("GET", "DELETE")]
+            batches = [b.batch_id for b in evidence.batches if b.tenant == mine and b.batch_id][:STRANGERS]
+            asks += [(other, "GET", f"/api/v1/batch/{batch_id}{door}") for batch_id in batches for door in ("", "/results")]
         asks += [(tenant, "GET", "/api/v1/turns/t_" + "0" * 32) for tenant in TENANTS]
 
         async def ask(asked: tuple[str, str, str]) -> Found:

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from loadtests.chaos import scene
-from loadtests.chaos.history import Attempt, Said
+from loadtests.chaos.errands import Errands
+from loadtests.chaos.history import Attempt, Batch, Said
 from loadtests.chaos.talking import DROPPED, Talker
 
+BATCHED = {"rule": 25, "effect": 25, "plain": 25, "skill": 25}
 PATIENCE = 45.0  # seconds for which a message is pursued while the run goes on
 WAIT = 30.0
 KEYED = 0.6
 KINDS = {"rule": 24, "effect": 20, "plain": 18, "slow": 4, "skill": 16, "once": 4, "talk": 7}
-MODES = {"query": 40, "stream": 30, "drop": 22, "twice": 8}
+MODES = {"query": 35, "stream": 27, "drop": 19, "twice": 7, "task": 9, "batch": 3}
 MANNERS = (
     {"enqueue": 70, "reject": 10, "interrupt": 10, "merge": 10},
     {"enqueue": 25, "merge": 75},
@@ -30,12 +32,13 @@ GENERATION = 400  # messages after which other sessions are shared
 
 @dataclass(slots=True)
 class Crowd:
-    """What all clients share: how many messages are left, what was said, and how many keys each tenant has used."""
+    """What all clients share: how many messages are left, what was said, also in batches, and how many keys each tenant has used."""
 
     seed: int
     turns: int
     clients: int
     said: list[Said] = field(default_factory=list)
+    batches: list[Batch] = field(default_factory=list)
     keys: dict[str, int] = field(default_factory=dict)
     stopped: bool = False
     _numbers: Iterator[int] = field(default_factory=lambda: iter(()))
@@ -62,6 +65,7 @@ class Client:
         self._crowd, self._talker, self._room, self._clock = crowd, talker, room, clock
         self._chance = random.Random(f"client {number} of {crowd.seed}")
         self._own, self._left = 0, 0
+        self._errands = Errands(talker, self._chance, clock)
 
     async def run(self) -> None:
         """Until there is nothing more to say."""
@@ -77,10 +81,18 @@ class Client:
                     return
                 await self._say(number, kind, session)
 
+    async def finish_batch(self, batch: Batch, by_marker: Mapping[str, Said], seconds: float = 2 * WAIT) -> None:
+        """The end of a batch that was taken."""
+        items = [None if marker is None else by_marker[marker] for marker in batch.markers]
+        await self._errands.batch_end(batch, items, seconds)
+
     async def finish(self, said: Said, seconds: float = WAIT) -> None:
         """Once more, when all is well: what has a key is repeated, a turn that has a name is asked for."""
         end = self._clock() + seconds
         readers = [a.reader for a in said.attempts if a.events] or [0]
+        if said.task_id is not None:
+            await self._errands.task_end(said, 2 * seconds)
+            return
         while self._clock() < end:
             if said.turn_id is not None:
                 attempt = await self._resume(said, readers[-1], None)
@@ -96,7 +108,22 @@ class Client:
     async def _say(self, number: int, kind: str, session: str) -> None:
         await self._room()
         mode = self._pick(MODES)
-        keyed = mode == "twice" or self._chance.random() < KEYED
+        said = self._made(number, kind, session, mode)
+        if mode == "batch":
+            await self._batch(said)
+            return
+        if mode == "twice" or self._chance.random() < KEYED:
+            said.key = self._crowd.key(self.tenant)
+        if mode == "query":
+            await self._query(said)
+        elif mode == "twice":
+            await asyncio.gather(self._query(said), self._chance.choice((self._query, self._stream))(said))
+        elif mode == "task":
+            await self._errands.task(said)
+        else:
+            await self._stream(said)
+
+    def _made(self, number: int, kind: str, session: str, mode: str) -> Said:
         manners = MANNERS[random.Random(session).randrange(len(MANNERS))] if session.startswith("shared") else MANNERS[0]
         said = Said(
             marker=scene.marker(number),
@@ -106,17 +133,29 @@ class Client:
             kind=kind,
             mode=mode,
             on_busy=self._pick(manners),
-            key=self._crowd.key(self.tenant) if keyed else None,
+            key=None,
             text=scene.message(kind, number),
             sent=self._clock(),
         )
         self._crowd.said.append(said)
-        if mode == "query":
-            await self._query(said)
-        elif mode == "twice":
-            await asyncio.gather(self._query(said), self._chance.choice((self._query, self._stream))(said))
-        else:
-            await self._stream(said)
+        return said
+
+    async def _batch(self, first: Said) -> None:
+        """Some messages in one request, one of them broken now and then."""
+        items: list[Said | None] = [first]
+        for _ in range(self._chance.randint(1, 5)):
+            if (number := self._crowd.number()) is not None:
+                await self._room()
+                items.append(self._made(number, self._pick(BATCHED), self._session(number), "batch"))
+        if self._chance.random() < 0.3:
+            items.insert(self._chance.randrange(len(items) + 1), None)
+        key = self._crowd.key(self.tenant) if self._chance.random() < KEYED else None
+        markers = [None if said is None else said.marker for said in items]
+        batch = Batch(self.number, self.tenant, key, markers, hook=self._chance.random() < 0.5)
+        for said in filter(None, items):
+            said.hook = batch.hook
+        self._crowd.batches.append(batch)
+        await self._errands.batch(batch, items)
 
     def _session(self, number: int, shared: float = 0.4) -> str:
         if self._chance.random() < shared:

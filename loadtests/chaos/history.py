@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-Door = Literal["query", "stream", "resume", "async", "batch", "poll", "results", "webhook"]
+Door = Literal["query", "stream", "resume", "async", "task"]
 State = Literal["answered", "failed", "cancelled", "refused", "unknown"]
 TERMINAL = ("complete", "error", "cancelled")
+TASK_ENDS = {"success": "complete", "failure": "error", "cancelled": "cancelled"}
 CANCELLED = "The turn was cancelled"
 # Problems that say that nothing has been decided yet: the same request may be sent again.
 PASSING = frozenset({408, 429, 503, 504})
@@ -44,7 +45,8 @@ class Attempt:
 @dataclass(slots=True)
 class Said:
     """One message of one client, with every attempt to have it answered. `key` is its Idempotency-Key, `turn_id` what a task or a stream
-    has said of it, `task_id` that of its task."""
+    has said of it, `task_id` that of its task. `hook` says that a webhook is to hear of the task's end, `recalled` that the client asked
+    for the task to be cancelled."""
 
     marker: str
     client: int
@@ -59,6 +61,8 @@ class Said:
     attempts: list[Attempt] = field(default_factory=list)
     turn_id: str | None = None
     task_id: str | None = None
+    hook: bool = False
+    recalled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ def outcome_of(attempt: Attempt, turn_id: str | None = None) -> Outcome:
         return Outcome("answered", attempt.ended, named, reply=data)
     if kind == "cancelled":
         return Outcome("cancelled", attempt.ended, named, problem=data)
-    begun = attempt.events or (attempt.status or 0) >= 500
+    begun = attempt.events or attempt.door == "task" or (attempt.status or 0) >= 500
     return Outcome("failed" if begun else "refused", attempt.ended, turn_id, problem=data)
 
 
@@ -96,6 +100,9 @@ def told(attempt: Attempt) -> tuple[str, dict[str, Any] | None]:
     is a `cancelled` with the turn's id."""
     if attempt.events:
         return attempt.events[-1][1], attempt.events[-1][2]
+    if attempt.door == "task" and attempt.body is not None:
+        kind = TASK_ENDS[attempt.body["status"]]
+        return kind, attempt.body["result" if kind == "complete" else "error"] or {}
     if attempt.status == 200:
         return "complete", attempt.body
     body = attempt.body or {}
@@ -104,12 +111,39 @@ def told(attempt: Attempt) -> tuple[str, dict[str, Any] | None]:
 
 @dataclass(slots=True)
 class Session:
-    """A session as it was found: its document and all of its messages, oldest first."""
+    """A session as it was found: its document, all of its messages, oldest first, and its events: (id, type, data)."""
 
     tenant: str
     session_id: str
     document: dict[str, Any]
     messages: list[dict[str, Any]]
+    events: list[tuple[int, str, Any]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Batch:
+    """A batch of messages in one request. `markers` are those of its items in their order, None for an item that was broken on purpose;
+    `attempts` those to submit it; `document` and `lines` its counts and its results as they were found when it had ended."""
+
+    client: int
+    tenant: str
+    key: str | None
+    markers: list[str | None]
+    hook: bool
+    batch_id: str | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+    document: dict[str, Any] | None = None
+    lines: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Heard:
+    """A message to a webhook, signed with its tenant's secret, and how often it came."""
+
+    tenant: str
+    message_id: str
+    body: dict[str, Any]
+    times: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +211,8 @@ class Evidence:
     tasks: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     effects: list[Effect] = field(default_factory=list)
     replays: list[Replay] = field(default_factory=list)
+    batches: list[Batch] = field(default_factory=list)
+    heard: list[Heard] = field(default_factory=list)
     strangers: list[Found] = field(default_factory=list)
     redis_away: list[Window] = field(default_factory=list)
     redis_keys: list[str] = field(default_factory=list)
@@ -187,7 +223,7 @@ class Evidence:
     def save(self, folder: Path) -> None:
         """Writes everything as JSON lines, a file for each kind."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("said", "faults", "sessions", "effects", "replays", "strangers", "redis_away"):
+        for name in ("said", "faults", "sessions", "effects", "replays", "batches", "heard", "strangers", "redis_away"):
             _write(folder / f"{name}.jsonl", map(asdict, getattr(self, name)))
         for name in ("turns", "tasks"):
             _write(folder / f"{name}.jsonl", ([*place, document] for place, document in getattr(self, name).items()))
@@ -198,18 +234,25 @@ class Evidence:
     def load(cls, folder: Path) -> Evidence:
         """What `save` has written. Raises OSError or ValueError for a folder that is none."""
         kinds: dict[str, Any] = {
-            "faults": FaultDone, "sessions": Session, "effects": Effect, "replays": Replay, "strangers": Found, "redis_away": Window
+            "faults": FaultDone, "sessions": Session, "effects": Effect, "replays": Replay, "batches": Batch, "heard": Heard,
+            "strangers": Found, "redis_away": Window,
         }  # fmt: skip
         read: dict[str, Any] = {name: [kind(**row) for row in _read(folder / f"{name}.jsonl")] for name, kind in kinds.items()}
-        for row in read["replays"]:
+        for row in (*read["replays"], *read["sessions"]):
             row.events = _events(row.events)
+        for batch in read["batches"]:
+            batch.attempts = [_attempt(a) for a in batch.attempts]
         for name in ("turns", "tasks"):
             read[name] = {(tenant, thing): document for tenant, thing, document in _read(folder / f"{name}.jsonl")}
         said = []
         for row in _read(folder / "said.jsonl"):
-            attempts = [Attempt(**{**a, "events": _events(a["events"])}) for a in row.pop("attempts")]
+            attempts = [_attempt(a) for a in row.pop("attempts")]
             said.append(Said(**row, attempts=attempts))
         return cls(said=said, **read, **json.loads((folder / "rest.json").read_text()))
+
+
+def _attempt(row: Mapping[str, Any]) -> Attempt:
+    return Attempt(**{**row, "events": _events(row["events"])})
 
 
 def _events(rows: Sequence[Any]) -> list[tuple[int, str, Any]]:

@@ -13,14 +13,17 @@ from pathlib import Path
 
 import aiohttp
 
+from common.contracts.webhooks import tenant_secret
 from loadtests import resp
 from loadtests.chaos.afterwards import Collector, each
 from loadtests.chaos.clients import Client, Crowd
 from loadtests.chaos.doing import Doing
+from loadtests.chaos.hearing import hearing
 from loadtests.chaos.history import Evidence, Found, Said, Window, outcome
 from loadtests.chaos.plan import plan_faults
 from loadtests.chaos.scene import TENANTS, Scene, write_scene
 from loadtests.chaos.talking import Talker
+from loadtests.members import steady_port
 from loadtests.split import Plan, Split, split
 
 LEASE_SECONDS, DRAIN_SECONDS = 3.0, 6.0
@@ -38,7 +41,6 @@ class Options:
     faults: int
     clients: int
     seconds: float
-    workers: int = 0
 
 
 @dataclass(slots=True)
@@ -58,8 +60,9 @@ async def run(options: Options, folder: Path, progress: Progress) -> Evidence:
         "LOADSPLIT_API_KEYS": str(scene.api_keys),
         "LOADSPLIT_LEASE_SECONDS": f"{LEASE_SECONDS:g}",
         "LOADSPLIT_DRAIN_SECONDS": f"{DRAIN_SECONDS:g}",
+        "LOADSPLIT_EGRESS_ALLOW": "127.0.0.1",  # webhooks reach public addresses otherwise
     }
-    plan = Plan(scene.config, scene.profile, workers=options.workers, environ=environ)
+    plan = Plan(scene.config, scene.profile, workers=1, environ=environ)
     evidence = Evidence()
     async with split(folder, plan) as running:
         began = time.monotonic()
@@ -68,14 +71,18 @@ async def run(options: Options, folder: Path, progress: Progress) -> Evidence:
             return round(time.monotonic() - began, 4)
 
         async with talkers(running, scene, clock) as (talker, local):
-            await _talk(options, running, talker, clock, evidence, progress)
-            progress.stage = "settling"
-            await _finish(options.seed, talker, clock, evidence)
-            collector = Collector(running, talker, options.seed, local)
-            evidence.troubles += await collector.settle(evidence.said)
-            await _repeat(options.seed, talker, evidence)
-            progress.stage = "collecting"
-            await collector.collect(evidence)
+            secrets = {tenant: tenant_secret(running.ticket_secret.encode(), tenant) for tenant in TENANTS}
+            async with hearing(secrets, steady_port()) as (heard, talker.hook_url):
+                await _talk(options, running, talker, clock, evidence, progress)
+                progress.stage = "settling"
+                await _finish(options.seed, talker, clock, evidence)
+                collector = Collector(running, talker, options.seed, local)
+                evidence.troubles += await collector.settle(evidence.said)
+                await _repeat(options.seed, talker, evidence)
+                progress.stage = "collecting"
+                await collector.collect(evidence)
+            evidence.heard = list(heard.heard.values())
+            evidence.troubles += heard.troubles
         progress.stage = "stopping"
         await _stop(running, evidence)
     evidence.left_over += running.left_over()
@@ -132,7 +139,7 @@ async def _talk(
         for task in (*talking, faults, watching):
             task.cancel()
         await asyncio.gather(*talking, faults, watching, return_exceptions=True)
-        evidence.said = crowd.said
+        evidence.said, evidence.batches = crowd.said, crowd.batches
         evidence.faults = sorted(doing.done, key=lambda fault: fault.number)
         evidence.redis_away = [*doing.redis_away, *(Window(b, e, "slower than 0.25 s") for b, e in watch.away)]
         progress.said, progress.faults = len(crowd.said), len(doing.done)
@@ -144,14 +151,18 @@ async def _finish(seed: int, talker: Talker, clock: Callable[[], float], evidenc
     async def nothing() -> None:
         return None
 
-    open_ = [said for said in evidence.said if outcome(said).state == "unknown" and (said.key or said.turn_id)]
     client = Client(0, Crowd(seed, 0, 1), talker, nothing, clock)
+    by_marker = {said.marker: said for said in evidence.said}
+    taken = [batch for batch in evidence.batches if batch.batch_id is not None and batch.document is None]
+    await each(taken, lambda batch: client.finish_batch(batch, by_marker))
+    open_ = [said for said in evidence.said if outcome(said).state == "unknown" and (said.key or said.turn_id)]
     await each(open_, client.finish)
 
 
 async def _repeat(seed: int, talker: Talker, evidence: Evidence) -> None:
     """Requests that had their reply long ago, again: the same reply; and with another body: none."""
-    keyed = [said for said in evidence.said if said.key is not None and outcome(said).state in ("answered", "failed", "cancelled")]
+    ended = ("answered", "failed", "cancelled")
+    keyed = [said for said in evidence.said if said.key is not None and said.mode != "task" and outcome(said).state in ended]
     chance = random.Random(f"repeats of {seed}")
 
     async def again(said: Said) -> None:

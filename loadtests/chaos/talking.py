@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
 
-from loadtests.chaos.history import PASSING, TERMINAL, Attempt, Door, Said
+from loadtests.chaos.history import PASSING, TERMINAL, Attempt, Batch, Door, Said
 
 REPLAYED, ON_BUSY, KEY = "Idempotent-Replayed", "X-Loadsplit-On-Busy", "Idempotency-Key"
 DROPPED = "dropped by the client"
@@ -16,22 +16,39 @@ BROKEN = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
 
 
 class Talker:
-    """Asks on behalf of clients. `headers` are those of each tenant, `clock` gives the run's seconds."""
+    """Asks on behalf of clients. `headers` are those of each tenant, `clock` gives the run's seconds, `hook_url` is who hears of tasks."""
 
-    def __init__(self, http: aiohttp.ClientSession, url: str, headers: Mapping[str, Mapping[str, str]], clock: Callable[[], float]) -> None:
-        self._http, self._url, self._headers, self._clock = http, url, headers, clock
+    def __init__(
+        self,
+        http: aiohttp.ClientSession,
+        url: str,
+        headers: Mapping[str, Mapping[str, str]],
+        clock: Callable[[], float],
+        hook_url: str | None = None,
+    ) -> None:
+        self._http, self._url, self._headers, self._clock, self.hook_url = http, url, headers, clock, hook_url
 
     async def query(self, said: Said, seconds: float) -> Attempt:
         """The whole reply of POST /api/v1/query."""
         attempt = self._begin(said, "query")
-        return await self._whole(attempt, "POST", "/api/v1/query", said.tenant, seconds, headers=self._of(said), json=asked(said))
+        return await self._whole(attempt, "/api/v1/query", seconds, headers=self._of(said), json=asked(said))
 
     async def submit(self, said: Said, seconds: float) -> Attempt:
         """POST /api/v1/query/async: final only where it was refused; else `said.task_id` is the task's."""
-        attempt = self._begin(said, "async")
-        await self._whole(attempt, "POST", "/api/v1/query/async", said.tenant, seconds, headers=self._of(said), json=asked(said))
+        attempt, body = self._begin(said, "async"), {**asked(said), **self._hook(said.hook)}
+        await self._whole(attempt, "/api/v1/query/async", seconds, headers=self._of(said), json=body)
         if attempt.status == 202 and attempt.body:
             said.task_id = said.turn_id = str(attempt.body["task_id"])
+        return attempt
+
+    async def submit_batch(self, batch: Batch, items: Sequence[Mapping[str, Any]], seconds: float) -> Attempt:
+        """POST /api/v1/batch: final where it was refused; else `batch.batch_id` is there."""
+        attempt = Attempt("async", self._clock())
+        batch.attempts.append(attempt)
+        headers = {**self._headers[batch.tenant], **({KEY: batch.key} if batch.key else {})}
+        await self._whole(attempt, "/api/v1/batch", seconds, headers=headers, json={"items": items, **self._hook(batch.hook)})
+        if attempt.status == 202 and attempt.body:
+            batch.batch_id = str(attempt.body["batch_id"])
         return attempt
 
     async def stream(self, said: Said, reader: int, seconds: float, drop_after: int | None = None) -> Attempt:
@@ -48,9 +65,16 @@ class Talker:
         send = {"method": "GET", "url": f"{self._url}/api/v1/turns/{said.turn_id}/stream", "headers": headers}
         return await self._events(attempt, said, send, seconds, drop_after)
 
+    async def session_events(self, tenant: str, session: str, last: int, seconds: float = 20) -> list[tuple[int, str, Any]]:
+        """The events of a session up to number `last`; fewer where they do not come in time."""
+        attempt = Attempt("stream", self._clock())
+        said = Said("", 0, tenant, session, "", "", "", None, "", 0.0)
+        send = {"method": "GET", "url": f"{self._url}/api/v1/session/{session}/events", "headers": self._headers[tenant]}
+        return (await self._events(attempt, said, send, seconds, last)).events
+
     async def call(self, tenant: str, method: str, path: str, *, seconds: float = 20, **more: Any) -> tuple[int, Any]:
-        """Any other request: status and JSON (or text) of the reply; (0, the reason) where there is none."""
-        headers = {**self._headers.get(tenant, {}), **more.pop("headers", {})}
+        """Any other request: status and JSON (or text, also with `raw`) of the reply; (0, the reason) where there is none."""
+        headers, raw = self._headers.get(tenant, {}), more.pop("raw", False)
         try:
             timeout = aiohttp.ClientTimeout(total=seconds)
             async with self._http.request(method, self._url + path, headers=headers, timeout=timeout, **more) as reply:
@@ -58,7 +82,7 @@ class Talker:
         except BROKEN as e:
             return 0, reason(e)
         try:
-            return reply.status, json.loads(text)
+            return reply.status, text if raw else json.loads(text)
         except ValueError:
             return reply.status, text
 
@@ -71,10 +95,13 @@ class Talker:
         headers = {**self._headers[said.tenant], ON_BUSY: said.on_busy}
         return headers if said.key is None else {**headers, KEY: said.key}
 
-    async def _whole(self, attempt: Attempt, method: str, path: str, tenant: str, seconds: float, **more: Any) -> Attempt:
+    def _hook(self, wanted: bool) -> dict[str, Any]:
+        return {"webhook": {"url": self.hook_url}} if wanted and self.hook_url else {}
+
+    async def _whole(self, attempt: Attempt, path: str, seconds: float, **more: Any) -> Attempt:
         try:
             timeout = aiohttp.ClientTimeout(total=seconds)
-            async with self._http.request(method, self._url + path, timeout=timeout, **more) as reply:
+            async with self._http.post(self._url + path, timeout=timeout, **more) as reply:
                 await self._read(attempt, reply)
         except BROKEN as e:
             attempt.broken = reason(e)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from loadtests.chaos.history import Evidence
-from loadtests.chaos.verdict import answers, effects, presence, rest, streams
+from loadtests.chaos.verdict import answers, effects, presence, rest, streams, tasks
 from loadtests.chaos.verdict.book import Book, Violation
 
 Point = Callable[[Book], tuple[list[Violation], dict[str, int]]]
@@ -23,6 +23,9 @@ POINTS: tuple[Point, ...] = (
     streams.replayed,
     effects.once,
     effects.calls,
+    tasks.told,
+    tasks.batched,
+    tasks.ended,
     rest.quiet,
     rest.valid,
 )

@@ -41,6 +41,9 @@ def valid(book: Book) -> tuple[list[Violation], dict[str, int]]:
         if session.document["message_count"] != len(session.messages):
             found = f"{len(session.messages)} messages"
             violations.append(Violation("count", at, f"message_count {session.document['message_count']}", found))
+        numbers = [number for number, _, _ in session.events]
+        if numbers != list(range(1, session.document.get("last_event_id", 0) + 1)):
+            violations.append(Violation("events", at, f"events 1 to {session.document.get('last_event_id')}", f"{numbers}"))
         places = [(m["turn"], m["index"]) for m in session.messages]
         if places != sorted(set(places)):
             violations.append(Violation("places", at, "messages in order, each place once", f"{places}"))
