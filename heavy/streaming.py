@@ -98,7 +98,8 @@ class TurnReader:
                 owned = self._owner.get(row.turn_id)
                 if ended or fresh is None or fresh.finished_at is not None or (owned is not None and not owned.events.abandoned):
                     return
-            await asyncio.sleep(POLL_SECONDS[quiet])
+            if len(lines) < LOG_PAGE:  # else there may be more at once
+                await asyncio.sleep(POLL_SECONDS[quiet])
 
 
 def retell(row: TurnRow, told: Sequence[bytes] = ()) -> list[bytes]:
