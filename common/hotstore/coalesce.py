@@ -155,13 +155,20 @@ class Coalescer:
                     self._in_flight.append((deadline, batch))
                     if self._timer is None:
                         self._timer = loop.call_at(deadline, self._check, loop, limit)
-                    await self._connection.send_packed_command(b"".join([c[1] for c in batch]), check_health=False)
+                    await self._send(b"".join([c[1] for c in batch]))
         finally:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
+
+    async def _send(self, data: bytes) -> None:
+        """Raises OSError also where the event loop has other words for a connection that has just been closed."""
+        try:
+            await self._connection.send_packed_command(data, check_health=False)
+        except RuntimeError as e:  # uvloop, of a closed transport
+            raise ConnectionResetError(str(e)) from None
 
     async def _read(self) -> NoReturn:
         """Replies come in the order of the commands."""

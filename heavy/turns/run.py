@@ -106,9 +106,8 @@ class Run:
     async def go(self, peeked: bytes | None) -> bool:
         """Runs the turn to its good end. Returns whether other turns of the session wait."""
         row, parts = self._row, self._parts
-        await self._recall()
+        await self._begin()
         self._history = await window.load(peeked, parts.stores.sessions, row.tenant, row.session_id, row.seq)
-        self._told.once("start", {"turn_id": row.turn_id, "session_id": row.session_id, "config_hash": self._agent.workflow.config_hash})
         if self._timer is not None:
             return await self._fire(self._timer)
         if self._session.status == "transferred" and row.approval is None:
@@ -130,8 +129,8 @@ class Run:
             parts.learner.observe(self._agent, row, decision, self._usage, [*self._transcript, *result.messages])
         return others
 
-    async def _recall(self) -> None:
-        """What earlier attempts have left: however this one ends, it ends behind that."""
+    async def _begin(self) -> None:
+        """What earlier attempts have left, and the first event: however this one ends, it ends behind that."""
         row = self._row
         if row.attempt > 1 and self._shown is None:
             stored = await self._parts.stores.turns.turn_messages(row.tenant, row.turn_id)
@@ -139,6 +138,7 @@ class Run:
             self._usage = row.usage
             self._doubtful = doubtful(row, self._transcript)
             self._shown = self._told.take_up().removeprefix(f"{self._agent.workflow.greeting}\n\n")
+        self._told.once("start", {"turn_id": row.turn_id, "session_id": row.session_id, "config_hash": self._agent.workflow.config_hash})
 
     def _open(self, route: Route) -> None:
         """Tells the route, once it is known, and greets. A later attempt keeps the route that was told."""
@@ -183,7 +183,7 @@ class Run:
     async def fail(self, error: LoadsplitError, request_id: str) -> bool:
         """Ends the turn with an error: what was said stays in the history, the session stays usable. A task's turn is put off instead, as
         long as another attempt may help."""
-        await self._recall()
+        await self._begin()
         if isinstance(error, LLMCallFailed) and error.usage is not None:
             self._usage.add(error.usage)
         document = problem(error, request_id)
@@ -195,7 +195,7 @@ class Run:
 
     async def cancel(self, reason: str) -> bool:
         """Ends the turn because someone asked for it."""
-        await self._recall()
+        await self._begin()
         self.state = "cancelled"
         return await self._finish("cancelled", event=Event("cancelled", {"reason": reason}))
 

@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from redis.asyncio import Connection, ConnectionPool
 
 from common.hotstore import keys
+from common.hotstore.coalesce import CoalescingRedis
 from common.hotstore.open import open_hotstore
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
 from common.hotstore.redis import open_client
@@ -108,6 +110,30 @@ async def test_commands_in_flight_when_the_connection_breaks_are_sent_once_more(
     await asyncio.sleep(0)
     redis_command(server.port, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     assert await asyncio.gather(*calls) == [b"v"] * 50
+
+
+class ClosedUnderway(Connection):
+    """A connection whose first write after the handshake finds the transport closed, in uvloop's words."""
+
+    broken = 0
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        if b"SET" in command and not ClosedUnderway.broken:
+            ClosedUnderway.broken += 1
+            raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+        await super().send_packed_command(command, check_health)
+
+
+async def test_a_transport_that_closes_under_a_write_is_a_broken_connection(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    pool = ConnectionPool.from_url(server.url, protocol=2, connection_class=ClosedUnderway)
+    client = CoalescingRedis(pool)
+    try:
+        assert await client.set("k", b"v")
+        assert ClosedUnderway.broken == 1
+        assert redis_command(server.port, "GET", "k") == b"v"
+    finally:
+        await client.aclose()
+    assert caplog.records == []
 
 
 async def test_flushed_scripts_are_loaded_again(server: RedisServer, store: HotStore) -> None:

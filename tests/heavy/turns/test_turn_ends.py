@@ -95,6 +95,18 @@ async def test_cancel_while_waiting_for_another_turn(here: Node) -> None:
     assert [(await here.row(t)).state for t in ("t_1", "t_2", "t_3")] == ["done", "cancelled", "done"]
 
 
+async def test_a_turn_that_is_cancelled_before_it_says_anything_has_a_start(here: Node) -> None:
+    here.gateway.open.clear()
+    await here.talking(await here.say("t_1"))
+    waiting = await here.say("t_2")
+    assert isinstance(waiting, OwnedTurn)
+    waiting.cancelled = "enough"
+    here.gateway.open.set()
+    await here.idle()
+    assert types(await here.events("t_2")) == ["start", "cancelled"]
+    assert [event_type(line) for line in waiting.events.lines] == ["start", "cancelled"]
+
+
 async def test_a_cancel_request_that_no_message_brought_is_found(here: Node) -> None:
     here.owner.lease_seconds = 0.08
     here.gateway.open.clear()
