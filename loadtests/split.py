@@ -30,7 +30,7 @@ STOP_SECONDS = 15.0
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What to start. `config` is a workflow file or a directory of them, `profile` the LLM simulator's, `environ` more settings of the
-    tiers. Without `front` there is no Nginx and no rule tier."""
+    tiers. Without `front` there is no Nginx and no rule tier. `postgres_port` is given where something stands in front of it."""
 
     config: Path
     profile: Path
@@ -39,7 +39,7 @@ class Plan:
     workers: int = 0
     front: bool = True
     environ: Mapping[str, str] = field(default_factory=dict)
-    postgres_options: tuple[str, ...] = ()
+    postgres_port: int | None = None
 
 
 class Split:
@@ -51,7 +51,8 @@ class Split:
         self.folder, self.plan = folder, plan
         self.logs = folder / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
-        self.redis_port, self.postgres_port, self.llm_port, self.business_port, self.port = (steady_port() for _ in range(5))
+        self.redis_port, self.llm_port, self.business_port, self.port = (steady_port() for _ in range(4))
+        self.postgres_port = plan.postgres_port or steady_port()
         self.database = f"postgresql://chaos@127.0.0.1:{self.postgres_port}/postgres"
         self.members: dict[str, Member] = {}
         self.ports: dict[str, int] = {}
@@ -125,8 +126,7 @@ class Split:
             raise CannotRun(f"initdb: {done.stderr.strip()}")
         port = str(self.postgres_port)
         command = [*become, program("postgres"), "-D", str(home / "data"), "-p", port, "-h", "127.0.0.1", "-k", ""]
-        for option in ("max_connections=200", *self.plan.postgres_options):
-            command += ["-c", option]
+        command += ["-c", "max_connections=200"]
         ready = _Succeeds([program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", port, "-t", "1"])
         return self._member("postgres", command, ready, stop_signal=signal.SIGINT)  # fast shutdown
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import secrets
 import shutil
 import signal
 import sys
@@ -40,7 +41,7 @@ def main() -> int:
     for name, value in (QUICK if options.quick else LONG).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
-    seed = options.seed if options.seed is not None else int.from_bytes(_random(), "big")
+    seed = options.seed if options.seed is not None else secrets.randbelow(2**32)
     folder = options.keep or Path(tempfile.mkdtemp(prefix="loadsplit-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
@@ -113,10 +114,6 @@ def _tell(verdict: Verdict, folder: Path, evidence: Evidence | None = None) -> i
     rules = Counter(violation.rule for violation in verdict.violations)
     print(f"{len(verdict.violations)} violations: {', '.join(f'{count} × {rule}' for rule, count in rules.most_common())}")
     return 1
-
-
-def _random() -> bytes:
-    return time.time_ns().to_bytes(8, "big")[-4:]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ from loadtests.chaos.talking import DROPPED, Talker
 BATCHED = {"rule": 25, "effect": 25, "plain": 25, "skill": 25}
 PATIENCE = 45.0  # seconds for which a message is pursued while the run goes on
 WAIT = 30.0
+ENOUGH = 5
 KEYED = 0.6
 KINDS = {"rule": 24, "effect": 20, "plain": 18, "slow": 4, "skill": 16, "once": 4, "talk": 7}
 MODES = {"query": 35, "stream": 27, "drop": 19, "twice": 7, "task": 9, "batch": 3}
@@ -101,7 +102,7 @@ class Client:
                 attempt.final = attempt.final or attempt.status is not None
             else:
                 return
-            if attempt.final:
+            if attempt.final or attempt.status == 404:
                 return
             await asyncio.sleep(0.5)
 
@@ -193,13 +194,14 @@ class Client:
             await self._pause(len(said.attempts))
 
     async def _read_on(self, said: Said, reader: int, drops: list[int], attempt: Attempt | None = None) -> None:
-        """Resumes until the end, always behind the last event that has come."""
-        end = self._clock() + PATIENCE
+        """Resumes until the end, always behind the last event that has come. A rule's answer that is not recorded has no stream."""
+        end, missed = self._clock() + PATIENCE, 0
         while self._clock() < end:
             if attempt is not None:
                 await (asyncio.sleep(self._chance.uniform(0, 2)) if attempt.broken == DROPPED else self._pause(3))
             attempt = await self._resume(said, reader, drops.pop() if drops else None)
-            if attempt.final:
+            missed = missed + 1 if attempt.status == 404 else 0
+            if attempt.final or missed == ENOUGH:
                 return
 
     async def _resume(self, said: Said, reader: int, drop_after: int | None) -> Attempt:
@@ -207,8 +209,7 @@ class Client:
         after = before[-1].events[-1][0] if before else 0
         attempt = await self._talker.resume(said, reader, after, WAIT, drop_after)
         await self._holds(said, attempt)
-        if attempt.status == 404:  # a rule's answer that was never recorded has no stream; what is known of it is what was read
-            attempt.final = False
+        attempt.final = attempt.final and attempt.status != 404
         return attempt
 
     async def _holds(self, said: Said, attempt: Attempt) -> bool:

@@ -22,7 +22,8 @@ PASSING = frozenset({408, 429, 503, 504})
 
 @dataclass(slots=True)
 class Attempt:
-    """One request for a message and what came of it. `status` is None where no reply came, `broken` says why there is no whole one.
+    """One request for a message and what came of it. `status` is None where no reply came, `broken` says why there is no whole one, `tier`
+    who began to reply.
 
     `events` are those of a stream as they came: (id, type, data); `after` is the Last-Event-ID that was sent, and a stream that was read on
     has the `reader` of the one before. `final` says that the reply is the message's end, and nothing else can follow; an `error` event of a
@@ -34,6 +35,7 @@ class Attempt:
     ended: float = 0.0
     status: int | None = None
     broken: str | None = None
+    tier: str | None = None
     replayed: bool = False
     body: dict[str, Any] | None = None
     events: list[tuple[int, str, Any]] = field(default_factory=list)

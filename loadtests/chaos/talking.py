@@ -10,7 +10,7 @@ import aiohttp
 
 from loadtests.chaos.history import PASSING, TERMINAL, Attempt, Batch, Door, Said
 
-REPLAYED, ON_BUSY, KEY = "Idempotent-Replayed", "X-Loadsplit-On-Busy", "Idempotency-Key"
+REPLAYED, TIER, ON_BUSY, KEY = "Idempotent-Replayed", "X-Loadsplit-Tier", "X-Loadsplit-On-Busy", "Idempotency-Key"
 DROPPED = "dropped by the client"
 BROKEN = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
 
@@ -109,7 +109,7 @@ class Talker:
         return attempt
 
     async def _read(self, attempt: Attempt, reply: aiohttp.ClientResponse) -> None:
-        attempt.replayed = reply.headers.get(REPLAYED) == "true"
+        attempt.tier, attempt.replayed = reply.headers.get(TIER), reply.headers.get(REPLAYED) == "true"
         body = json.loads(await reply.text())
         attempt.status, attempt.body = reply.status, body
         attempt.final = reply.status == 200 or (reply.status >= 400 and (reply.status not in PASSING or attempt.replayed))
@@ -120,7 +120,8 @@ class Talker:
                 if reply.status != 200:
                     await self._read(attempt, reply)
                 else:
-                    attempt.status, attempt.replayed = 200, reply.headers.get(REPLAYED) == "true"
+                    attempt.status, attempt.tier = 200, reply.headers.get(TIER)
+                    attempt.replayed = reply.headers.get(REPLAYED) == "true"
                     attempt.broken = await self._follow(attempt, said, reply, drop_after)
         except BROKEN as e:
             attempt.broken = reason(e)

@@ -15,6 +15,7 @@ from loadtests.chaos.scene import MARKER
 # How long after Redis answers again a process may go on without it: it looks every 0.5 s, each look may take 0.3 s, a reply that never
 # comes 0.3 s more; the rest is for a machine on which everything is late.
 MARGIN = 2.0
+TIERS = ("lightweight", "heavy", "worker")
 Place = tuple[str, str]  # tenant and session
 
 
@@ -75,13 +76,24 @@ class Book:
 
     def redis_was_away(self, began: float, ended: float) -> bool:
         """Whether Redis was away, for somebody, at some time between these two."""
-        return any(window.began <= ended and began <= window.ended + MARGIN for window in self.evidence.redis_away)
+        return any(window_began <= ended and began <= window_ended + MARGIN for window_began, window_ended in self.away)
+
+    @cached_property
+    def away(self) -> list[tuple[float, float]]:
+        """When Redis was away. A process that was frozen meanwhile goes on without it until some time after its own thaw."""
+        frozen = [f for f in self.evidence.faults if f.kind == "freeze" and f.target.startswith(TIERS)]
+        found = []
+        for window in self.evidence.redis_away:
+            ends = [f.ended for f in frozen if f.began <= window.ended + MARGIN and window.began <= f.ended]
+            found.append((window.began, max([window.ended, *ends])))
+        return found
 
     def by_a_rule(self, said: Said) -> bool:
-        """Whether the rule tier has answered, as far as its client has read."""
+        """Whether the rule tier has answered, or begun to."""
         reply = self.outcomes[said.marker].reply
-        routes = [data for attempt in said.attempts for _, kind, data in attempt.events if kind == "route"]
-        return bool(reply and reply["route"]["tier"] == "lightweight") or any(route["tier"] == "lightweight" for route in routes)
+        if reply is not None:
+            return bool(reply["route"]["tier"] == "lightweight")
+        return any(attempt.tier == "lightweight" and attempt.status == 200 for attempt in said.attempts)
 
     def by_a_rule_without_redis(self, said: Said) -> bool:
         """Whether a rule answered without a key while Redis was away: such an answer is counted and not recorded, or recorded late."""

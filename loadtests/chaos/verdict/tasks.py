@@ -43,7 +43,13 @@ def told(book: Book) -> tuple[list[Violation], dict[str, int]]:
             violations.append(
                 Violation("webhook", f"{batch.tenant} batch {batch.batch_id}", f"{int(batch.hook)} × {BATCH_END}", f"{kinds}")
             )
-    violations += [Violation("webhook", f"{place}", "nothing that nobody asked for", f"{bodies}") for place, bodies in messages.items()]
+    hoped = {(s.tenant, s.session) for s in evidence.said if s.hook and s.task_id is None}  # whose task may have been taken all the same
+    hoped |= {(b.tenant, "") for b in evidence.batches if b.hook and b.batch_id is None}
+    for (tenant, thing), bodies in messages.items():
+        ids = Counter(body["type"] for body in bodies)
+        known = all((tenant, body["data"].get("session_id", "")) in hoped for body in bodies)
+        if not known or max(ids.values()) > 1 or len(ids) > 1:
+            violations.append(Violation("webhook", f"{tenant} {thing}", "nothing that nobody asked for", f"{bodies}"))
     again = sum(heard.times > 1 for heard in evidence.heard)
     return violations, {"tasks": len(evidence.tasks), "messages to webhooks": len(evidence.heard), "of them more than once": again}
 
