@@ -9,7 +9,6 @@ from collections.abc import Callable
 from loadtests.chaos.history import Said
 from loadtests.chaos.verdict.book import Book, Place, Violation, where
 
-
 TAKEN = 1.0  # seconds from a message's way out to the moment in which it has its place: most of them need a hundredth of that
 
 
