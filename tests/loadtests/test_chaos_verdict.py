@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.chaos.history import Attempt, Effect, Evidence, Found, Said, Window, outcome
+from loadtests.chaos.history import Attempt, Effect, Evidence, FaultDone, Found, Said, Window, outcome
 from loadtests.chaos.scene import marker, message
 from loadtests.chaos.verdict.judge import judge
 from tests.support.chaos_history import answered, history, reply, said, turn, turn_id, words
@@ -34,7 +34,7 @@ def rules(evidence: Evidence) -> set[str]:
 def test_a_history_in_which_all_is_well() -> None:
     verdict = judge(history())
     assert [str(v) for v in verdict.violations] == []
-    assert verdict.figures["messages answered"] == 4
+    assert verdict.figures["messages answered"] == 5
     assert verdict.figures["turns that another attempt ended"] == 1
 
 
@@ -46,26 +46,26 @@ def an_acknowledged_message_is_not_there(e: Evidence) -> None:
 @wrong("present")
 def an_acknowledged_failure_is_not_there(e: Evidence) -> None:
     problem = {"code": "llm_error", "detail": "x"}
-    e.said.append(said(6, "plain", 9.0, Attempt("query", 9.0, 9.5, 502, body=problem, final=True)))
+    e.said.append(said(8, "plain", 9.0, Attempt("query", 9.0, 9.5, 502, body=problem, final=True)))
 
 
 @wrong("present once")
 def a_message_is_there_twice(e: Evidence) -> None:
-    e.sessions[0].messages += words(9, 5, ("user", message("plain", 2)), ("assistant", ""))
+    e.sessions[0].messages += words(9, 6, ("user", message("plain", 2)), ("assistant", ""))
 
 
 @wrong("present once")
 def an_unacknowledged_message_is_there_twice(e: Evidence) -> None:
     e.said[1].attempts = [Attempt("query", 3.0, 3.5, None, "reset")]
-    e.sessions[0].messages += words(9, 5, ("user", message("plain", 2)))
+    e.sessions[0].messages += words(9, 6, ("user", message("plain", 2)))
 
 
 @wrong("refused")
 def a_refused_message_is_there(e: Evidence) -> None:
     busy = {"code": "session_busy", "title": "The session is busy", "detail": "a turn of this session runs", "turn_id": turn_id(1)}
-    e.said.append(said(6, "plain", 9.0, Attempt("query", 9.0, 9.5, 409, body=busy, final=True), turn_id=None))
-    e.sessions[0].messages += words(6, 5, ("user", message("plain", 6)), ("assistant", f"You asked for {marker(6)}."))
-    e.turns["amber", turn_id(6)] = turn("done", None)
+    e.said.append(said(8, "plain", 9.0, Attempt("query", 9.0, 9.5, 409, body=busy, final=True), turn_id=None))
+    e.sessions[0].messages += words(8, 6, ("user", message("plain", 8)), ("assistant", f"You asked for {marker(8)}."))
+    e.turns["amber", turn_id(8)] = turn("done", None)
 
 
 @wrong("order")
@@ -77,8 +77,8 @@ def a_later_message_stands_before(e: Evidence) -> None:
 def a_merged_message_stands_before_what_was_answered(e: Evidence) -> None:
     """It was sent when the skill's answer was known, and became part of a turn before that one."""
     first = e.sessions[0].messages[2]
-    first["content"] += f"\n{message('plain', 6)}"
-    e.said.append(said(6, "plain", 9.0, answered(9.0, e.said[1].attempts[-1].events[-1][2]), turn_id=turn_id(2)))
+    first["content"] += f"\n{message('plain', 8)}"
+    e.said.append(said(8, "plain", 9.0, answered(9.0, e.said[1].attempts[-1].events[-1][2]), turn_id=turn_id(2)))
 
 
 @wrong("answer")
@@ -127,13 +127,13 @@ def an_answer_in_the_history_speaks_of_another_message(e: Evidence) -> None:
 
 @wrong("problem")
 def a_fault_of_the_server(e: Evidence) -> None:
-    e.said.append(said(6, "plain", 9.0, Attempt("query", 9.0, 9.5, 500, body={"code": "internal", "detail": "x"}, final=True)))
+    e.said.append(said(8, "plain", 9.0, Attempt("query", 9.0, 9.5, 500, body={"code": "internal", "detail": "x"}, final=True)))
 
 
 @wrong("problem")
 def a_refusal_for_no_reason(e: Evidence) -> None:
     body = {"code": "unauthorized", "detail": "x"}
-    e.said.append(said(6, "plain", 9.0, Attempt("query", 9.0, 9.5, 401, body=body, final=True), turn_id=None))
+    e.said.append(said(8, "plain", 9.0, Attempt("query", 9.0, 9.5, 401, body=body, final=True), turn_id=None))
 
 
 @wrong("repeated")
@@ -148,7 +148,7 @@ def a_repetition_that_does_not_say_so(e: Evidence) -> None:
 
 @wrong("known")
 def a_key_that_never_had_a_reply(e: Evidence) -> None:
-    e.said.append(said(6, "plain", 9.0, Attempt("query", 9.0, 9.5, 503, body={"code": "overloaded"}), key="order 9", turn_id=None))
+    e.said.append(said(8, "plain", 9.0, Attempt("query", 9.0, 9.5, 503, body={"code": "overloaded"}), key="order 9", turn_id=None))
 
 
 @wrong("foreign")
@@ -267,6 +267,79 @@ def a_task_that_waits(e: Evidence) -> None:
     e.tasks["amber", "t_9"] = {"status": "pending"}
 
 
+@wrong("webhook")
+def a_webhook_that_hears_nothing(e: Evidence) -> None:
+    del e.heard[0]
+
+
+@wrong("webhook")
+def a_webhook_that_hears_twice(e: Evidence) -> None:
+    e.heard.append(replace(e.heard[0], message_id="msg_3"))
+
+
+@wrong("webhook")
+def a_webhook_that_hears_something_else(e: Evidence) -> None:
+    e.heard[0] = replace(e.heard[0], body={**e.heard[0].body, "data": {**e.heard[0].body["data"], "status": "failure"}})
+
+
+@wrong("webhook")
+def a_webhook_that_hears_of_what_nobody_asked_for(e: Evidence) -> None:
+    e.said[4].hook = False
+
+
+@wrong("webhook")
+def a_batch_whose_end_is_not_told(e: Evidence) -> None:
+    del e.heard[1]
+
+
+@wrong("event")
+def a_session_that_is_told_twice(e: Evidence) -> None:
+    e.sessions[0].events.append((2, *e.sessions[0].events[0][1:]))
+    e.sessions[0].document["last_event_id"] = 2
+
+
+@wrong("events")
+def an_event_that_is_missing(e: Evidence) -> None:
+    e.sessions[0].document["last_event_id"] = 2
+
+
+@wrong("task")
+def a_task_that_is_gone(e: Evidence) -> None:
+    e.tasks.clear()
+
+
+@wrong("task")
+def a_task_that_nobody_has_cancelled(e: Evidence) -> None:
+    e.tasks["amber", turn_id(6)]["status"] = "cancelled"
+
+
+@wrong("stuck")
+def a_batch_that_never_ends(e: Evidence) -> None:
+    e.batches[0].document = None
+
+
+@wrong("batch")
+def a_batch_with_its_items_out_of_order(e: Evidence) -> None:
+    e.batches[0].lines.reverse()
+
+
+@wrong("batch")
+def a_batch_that_counts_wrongly(e: Evidence) -> None:
+    assert e.batches[0].document
+    e.batches[0].document["counts"]["success"] = 2
+
+
+@wrong("batch")
+def a_broken_item_that_ran(e: Evidence) -> None:
+    e.batches[0].lines[1] |= {"status": "success"}
+
+
+@wrong("repeated")
+def a_batch_that_was_taken_twice(e: Evidence) -> None:
+    again = replace(e.batches[0].attempts[0], body={"batch_id": "b_2"})
+    e.batches[0].attempts.append(again)
+
+
 @wrong("quiet")
 def something_went_on(e: Evidence) -> None:
     e.troubles.append("7 entries in the journal")
@@ -330,8 +403,8 @@ def without_redis(evidence: Evidence, began: float, ended: float) -> Evidence:
 def missing_rule(key: str | None) -> Evidence:
     """A rule's answer that is in no history."""
     evidence = history()
-    body = reply(6, f"We open at 9, {marker(6)}.", "hours", "lightweight")
-    evidence.said.append(said(6, "rule", 9.0, answered(9.0, body), key=key))
+    body = reply(8, f"We open at 9, {marker(8)}.", "hours", "lightweight")
+    evidence.said.append(said(8, "rule", 9.0, answered(9.0, body), key=key))
     return evidence
 
 
@@ -389,11 +462,30 @@ def test_a_rule_may_answer_again_in_the_same_words_when_redis_is_back() -> None:
 
 def test_of_messages_that_became_one_the_answer_names_one() -> None:
     evidence = history()
-    evidence.sessions[0].messages[2]["content"] += f"\n{message('effect', 6)}"
+    evidence.sessions[0].messages[2]["content"] += f"\n{message('effect', 8)}"
     end = evidence.said[1].attempts[-1].events[-1][2]
-    evidence.said.append(said(6, "effect", 3.1, answered(3.1, end), turn_id=turn_id(2), on_busy="merge"))
+    evidence.said.append(said(8, "effect", 3.1, answered(3.1, end), turn_id=turn_id(2), on_busy="merge"))
     assert rules(evidence) == set()
-    evidence.effects.append(Effect(2, "/tickets", turn_id(2), marker(6), "own-1"))  # which of them acts is the model's affair
+    evidence.effects.append(Effect(2, "/tickets", turn_id(2), marker(8), "own-1"))  # which of them acts is the model's affair
+    assert rules(evidence) == set()
+
+
+def test_a_webhook_may_hear_of_a_task_whose_acceptance_was_lost() -> None:
+    evidence = history()
+    lost = Attempt("async", 9.0, 9.5, None, "reset")
+    evidence.said.append(said(8, "plain", 9.0, lost, mode="task", hook=True, turn_id=None))
+    data = {**evidence.heard[0].body["data"], "task_id": "t_8"}
+    evidence.heard.append(replace(evidence.heard[0], message_id="msg_8", body={**evidence.heard[0].body, "data": data}))
+    assert rules(evidence) == set()
+    evidence.heard.append(replace(evidence.heard[-1], message_id="msg_9"))
+    assert rules(evidence) == {"webhook"}
+
+
+def test_what_a_frozen_process_has_not_noticed() -> None:
+    """Redis is back, but a process that was frozen meanwhile goes on without it until some time after its thaw."""
+    evidence = without_redis(missing_rule(None), 5.0, 6.0)
+    assert rules(evidence) == {"present", "stored"}
+    evidence.faults.append(FaultDone(0, "freeze", "lightweight-1", 3.0, 5.5, 8.5))
     assert rules(evidence) == set()
 
 
