@@ -39,6 +39,7 @@ from heavy.jobs.schedules import Scheduler
 from heavy.jobs.settle import Settling
 from heavy.jobs.stores import JobStores
 from heavy.jobs.timers import Timers
+from heavy.jobs.upkeep import Retention, Upkeep
 from heavy.jobs.webhooks import Deliverer
 from heavy.llm.gateway import open_gateway
 from heavy.llm.targets import default_targets, load_targets
@@ -117,7 +118,6 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             settle=mover.settle,
             max_inflight=settings.max_inflight,
         )
-        reader = TurnReader(stores.turns, hotstore, owner)
         notes = Notes(stores.sessions, hotstore, gates)
         session_reader = SessionReader(stores.sessions, hotstore, partial(_draining, given.inflight, turns))
         timers = Timers(stores, agents, turns, notes, mover)
@@ -125,12 +125,14 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         dispatcher = _dispatcher(settings, stores, turns, owner, hotstore, settling, quotas, metrics)
         deliverer = Deliverer(stores.deliveries, hotstore, poster, metrics, settings.ticket_key)
         taking_over = TakeOver(stores.turns, hotstore, owner, turns)
+        upkeep = Upkeep(stores.upkeep, stores.sessions, hotstore, retention(settings), metrics, owner.name)
         leaving = partial(_leave_in_time, turns, given.inflight, settings.drain_seconds)
         background = (
             *(owner.keep_leases, owner.listen, taking_over.run, taking_over.listen, leaving),
             *(access.keep, quotas.keep, partial(watch_file, ring)),
             *(mover.drain, gates.pay, timers.run, deliverer.run, learner.work, session_reader.end_when_draining),
-            *(dispatcher.run, dispatcher.listen, settling.run, Scheduler(stores.schedules, dispatcher, metrics).run),
+            *(dispatcher.run, dispatcher.listen, settling.run, upkeep.purge, upkeep.measure),
+            Scheduler(stores.schedules, dispatcher, metrics).run,
         )
         for work in background:
             stack.push_async_callback(stop, asyncio.create_task(keep(work)))
@@ -144,7 +146,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             turns=turns,
             gateway=gateway,
             notes=notes,
-            reader=reader,
+            reader=TurnReader(stores.turns, hotstore, owner),
             session_reader=session_reader,
             owner=owner,
             mover=mover,
@@ -158,6 +160,11 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             metrics=metrics,
             explain=given.explain,
         )
+
+
+def retention(settings: HeavySettings) -> Retention:
+    """How long what has ended is kept."""
+    return Retention(settings.retention_days or None, settings.record_days or None)
 
 
 def _dispatcher(

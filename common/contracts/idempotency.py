@@ -21,12 +21,14 @@ from common.errors import IdempotencyMismatch, InvalidRequest
 HEADER = b"idempotency-key"
 REPLAYED = (b"idempotent-replayed", b"true")
 KEPT_SECONDS = 86400
+DIGITS = 20  # 80 bits
 _KEY = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Keyed:
-    """A request with a key. `digest` stands for tenant and key, `fingerprint` for what is asked, `ids` are those of today and yesterday."""
+    """A request with a key. `digest` stands for tenant and key, `fingerprint` for what is asked, `ids` are those of today and yesterday;
+    they end with the digest."""
 
     digest: str
     fingerprint: str
@@ -47,11 +49,16 @@ def keyed(value: bytes | None, tenant: str, asked: Any, secret: bytes, *, kind: 
         raise InvalidRequest("Idempotency-Key must be 1 to 255 printable ASCII characters", field="Idempotency-Key")
     digest = hmac.digest(secret, b"idempotency\0" + tenant.encode() + b"\0" + value, "sha256").hex()
     today = int(time.time()) // KEPT_SECONDS * KEPT_SECONDS
-    ids = (_id(prefix, today, digest), _id(prefix, today - KEPT_SECONDS, digest))
+    ids = (_id(prefix, today, digest[:DIGITS]), _id(prefix, today - KEPT_SECONDS, digest[:DIGITS]))
     body = orjson.dumps([kind, asked], option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
-    return Keyed(digest[:32], hashlib.sha256(body).hexdigest()[:32], ids)
+    return Keyed(digest[:DIGITS], hashlib.sha256(body).hexdigest()[:32], ids)
+
+
+def digest_in(turn_id: str) -> str:
+    """The digest of the key that a turn may have come with: where a reply of it is kept under."""
+    return turn_id[-DIGITS:]
 
 
 def _id(prefix: str, day: int, digest: str) -> str:
     """The form of common.contracts.query.new_turn_id: 48 bits of milliseconds, then 80 bits that here follow from the key."""
-    return f"{prefix}{day * 1000:012x}{digest[32:52]}"
+    return f"{prefix}{day * 1000:012x}{digest}"

@@ -75,6 +75,9 @@ class Run(Protocol):
         """The result of `work`; for the writer, once it is committed."""
 
 
+IDLE = "SELECT 1 FROM sessions WHERE tenant = ? AND session_id = ? AND updated_at < ? AND active = 0"
+
+
 class SqliteSessions:
     """SessionStore over SQLite."""
 
@@ -99,10 +102,12 @@ class SqliteSessions:
         rows = await self._read(lambda c: c.execute(MESSAGES, args).fetchall())
         return [stored_message_of(r) for r in rows]
 
-    async def delete(self, tenant: str, session_id: str) -> bool:
+    async def delete(self, tenant: str, session_id: str, *, idle_since: float | None = None) -> bool:
         """Erases the session and everything of it."""
 
         def erase(c: sqlite3.Connection) -> bool:
+            if idle_since is not None and c.execute(IDLE, (tenant, session_id, idle_since)).fetchone() is None:
+                return False
             found = erase_tasks(c, tenant, session_id)
             found += c.execute("DELETE FROM sessions WHERE tenant = ? AND session_id = ?", (tenant, session_id)).rowcount
             for table in ("turns", "messages", "turn_aliases", "session_events", "timers", "deliveries"):
