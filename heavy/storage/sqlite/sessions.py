@@ -18,7 +18,7 @@ from heavy.storage.rows import (
     to_json,
 )
 from heavy.storage.sqlite.batches import erase_tasks
-from heavy.storage.sqlite.outbox import add_messages
+from heavy.storage.sqlite.outbox import add_messages_of_session
 from heavy.turns.rows import ArmTimer, Note, SessionEvent, SessionRow, StoredEvent, StoredMessage
 
 T = TypeVar("T")
@@ -158,11 +158,11 @@ def one(c: sqlite3.Connection, statement: str, args: Any) -> Any:
 
 
 def append_events(c: sqlite3.Connection, session: Row, events: Sequence[SessionEvent]) -> None:
-    """Stores events of a session whose event_seq counts them already, and their messages to the tenant's webhooks."""
+    """Stores events of a session whose event_seq counts them already, and their messages to webhooks."""
     place, first, at = (session["tenant"], session["session_id"]), session["event_seq"] - len(events) + 1, session["updated_at"]
     values = event_values(events)
     c.executemany(INSERT_EVENT, [(*place, first + i, *event, at) for i, event in enumerate(values)])
-    add_messages(c, *place, values, at)
+    add_messages_of_session(c, *place, values, at)
 
 
 def arm(c: sqlite3.Connection, session: Any, timers: Sequence[ArmTimer], seq: int, now: float) -> None:
