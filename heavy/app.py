@@ -39,6 +39,7 @@ from heavy.jobs.schedules import Scheduler
 from heavy.jobs.settle import Settling
 from heavy.jobs.stores import JobStores
 from heavy.jobs.timers import Timers
+from heavy.jobs.upkeep import Retention, Upkeep
 from heavy.jobs.webhooks import Deliverer
 from heavy.llm.gateway import open_gateway
 from heavy.llm.targets import default_targets, load_targets
@@ -89,9 +90,8 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
     async with contextlib.AsyncExitStack() as stack:
         stores = await open_stores(settings.database)
         stack.push_async_callback(stores.aclose)
-        hotstore = given.hotstore
-        if hotstore is None:
-            hotstore = open_hotstore(settings.redis_url)
+        hotstore = given.hotstore or open_hotstore(settings.redis_url)
+        if given.hotstore is None:
             stack.push_async_callback(hotstore.aclose)
         ring = given.keys or KeyRing.open(settings.api_keys)
         access = AccessKeeper(stores.access, hotstore, ring, settings.ticket_key, metrics)
@@ -119,7 +119,6 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             max_inflight=settings.max_inflight,
             marks=marks,
         )
-        reader = TurnReader(stores.turns, hotstore, owner)
         notes = Notes(stores.sessions, hotstore, gates)
         session_reader = SessionReader(stores.sessions, hotstore, partial(_draining, given.inflight, turns))
         timers = Timers(stores, agents, turns, notes, mover)
@@ -127,12 +126,14 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         dispatcher = _dispatcher(settings, stores, turns, owner, hotstore, settling, quotas, metrics)
         deliverer = Deliverer(stores.deliveries, hotstore, poster, metrics, settings.ticket_key)
         taking_over = TakeOver(stores.turns, hotstore, owner, turns)
+        upkeep = Upkeep(stores.upkeep, stores.sessions, hotstore, retention(settings), metrics, owner.name)
         leaving = partial(_leave_in_time, turns, given.inflight, settings.drain_seconds)
         background = (
             *(owner.keep_leases, owner.listen, taking_over.run, taking_over.listen, leaving),
             *(access.keep, quotas.keep, partial(watch_file, ring)),
             *(mover.drain, gates.pay, marks.pay, timers.run, deliverer.run, learner.work, session_reader.end_when_draining),
-            *(dispatcher.run, dispatcher.listen, settling.run, Scheduler(stores.schedules, dispatcher, metrics).run),
+            *(dispatcher.run, dispatcher.listen, settling.run, upkeep.purge, upkeep.measure),
+            Scheduler(stores.schedules, dispatcher, metrics).run,
         )
         for work in background:
             stack.push_async_callback(stop, asyncio.create_task(keep(work)))
@@ -146,7 +147,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             turns=turns,
             gateway=gateway,
             notes=notes,
-            reader=reader,
+            reader=TurnReader(stores.turns, hotstore, owner),
             session_reader=session_reader,
             owner=owner,
             mover=mover,
@@ -160,6 +161,11 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             metrics=metrics,
             explain=given.explain,
         )
+
+
+def retention(settings: HeavySettings) -> Retention:
+    """How long what has ended is kept."""
+    return Retention(settings.retention_days or None, settings.record_days or None)
 
 
 def _dispatcher(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -15,7 +16,7 @@ from common.workflow.problems import WorkflowInvalid
 from standalone.commands import access
 
 if TYPE_CHECKING:
-    from heavy.turns.stores import Stores
+    from heavy.jobs.stores import JobStores
 
 app = typer.Typer(
     name="loadsplit",
@@ -30,7 +31,7 @@ webhooks = typer.Typer(help="What receivers of webhooks need to know.", no_args_
 app.add_typer(webhooks, name="webhooks")
 
 
-async def _database(data_dir: Path | None) -> Stores:
+async def _database(data_dir: Path | None) -> JobStores:
     """The stores of LOADSPLIT_DATABASE_URL, or of the data directory's SQLite."""
     from heavy.settings import HeavySettings
     from heavy.storage.open import open_stores
@@ -171,6 +172,25 @@ def migrate() -> None:
 
     done = asyncio.run(run(HeavySettings.load().database))
     typer.echo("\n".join(f"applied {name}" for name in done) or "the schema is current")
+
+
+@app.command()
+def purge(
+    days: Annotated[float | None, typer.Option(min=0, help="Sessions and turns older than this [LOADSPLIT_RETENTION_DAYS].")] = None,
+    record_days: Annotated[float | None, typer.Option(min=0, help="Tasks and webhook messages [LOADSPLIT_RECORD_DAYS].")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Erase what is too old (servers do it once a day). 0 days means: keep for ever."""
+    from common.hotstore.open import open_hotstore
+    from heavy.app import retention
+    from heavy.settings import HeavySettings
+    from standalone.commands.purge import run
+
+    settings = HeavySettings.load(data_dir=data_dir, retention_days=days, record_days=record_days)
+    how_long = retention(settings)
+    if how_long.nothing:
+        raise ValueError("nothing is ever too old: give --days, or set LOADSPLIT_RETENTION_DAYS")
+    raise typer.Exit(asyncio.run(run(partial(_database, data_dir), open_hotstore(settings.redis_url), how_long)))
 
 
 @webhooks.command(name="secret")

@@ -26,12 +26,14 @@ REPLAYED = (b"idempotent-replayed", b"true")
 KEPT_SECONDS = 86400
 OPEN, HANDED, REPLIED = b"o", b"h", b"r"
 TOOL_CALL = "intent_1"  # the id of a tool's call that no model has made
+DIGITS = 20  # 80 bits
 _KEY = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Keyed:
-    """A request with a key. `digest` stands for tenant and key, `fingerprint` for what is asked, `ids` are those of today and yesterday."""
+    """A request with a key. `digest` stands for tenant and key, `fingerprint` for what is asked, `ids` are those of today and yesterday;
+    they end with the digest."""
 
     digest: str
     fingerprint: str
@@ -52,9 +54,14 @@ def keyed(value: bytes | None, tenant: str, asked: Any, secret: bytes, *, kind: 
         raise InvalidRequest("Idempotency-Key must be 1 to 255 printable ASCII characters", field="Idempotency-Key")
     digest = hmac.digest(secret, b"idempotency\0" + tenant.encode() + b"\0" + value, "sha256").hex()
     today = int(time.time()) // KEPT_SECONDS * KEPT_SECONDS
-    ids = (_id(prefix, today, digest), _id(prefix, today - KEPT_SECONDS, digest))
+    ids = (_id(prefix, today, digest[:DIGITS]), _id(prefix, today - KEPT_SECONDS, digest[:DIGITS]))
     body = orjson.dumps([kind, asked], option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
-    return Keyed(digest[:32], hashlib.sha256(body).hexdigest()[:32], ids)
+    return Keyed(digest[:DIGITS], hashlib.sha256(body).hexdigest()[:32], ids)
+
+
+def digest_in(turn_id: str) -> str:
+    """The digest of the key that a turn may have come with: where a reply of it is kept under."""
+    return turn_id[-DIGITS:]
 
 
 def write_mark(state: bytes, fingerprint: str, turn_id: str, rest: bytes = b"") -> bytes:
@@ -75,4 +82,4 @@ def call_key(turn_id: str, kind: str, target: str) -> str:
 
 def _id(prefix: str, day: int, digest: str) -> str:
     """The form of common.contracts.query.new_turn_id: 48 bits of milliseconds, then 80 bits that here follow from the key."""
-    return f"{prefix}{day * 1000:012x}{digest[32:52]}"
+    return f"{prefix}{day * 1000:012x}{digest}"

@@ -12,7 +12,7 @@ from itertools import islice
 from common.contracts.gate import GATE_TTL
 from common.hotstore.inbox import Inbox
 from common.hotstore.keys import PENDING_TTL
-from common.hotstore.protocol import HotStoreUnavailable, JournalItem
+from common.hotstore.protocol import HotStoreUnavailable, JournalItem, StoreSize
 
 SWEEP_EVERY = 1000  # writes between two sweeps: a sweep looks at every key once
 IDLE_SECONDS = 30.0
@@ -229,6 +229,10 @@ class MemoryHotStore:
             listeners.discard(inbox)
             if not listeners:
                 del self._channels[channel]
+
+    async def size(self) -> StoreSize:
+        """Keys and bytes of values; the journal is not among them."""
+        return StoreSize(len(self._items), self._bytes)
 
     async def ping(self) -> float:
         """Always 0: there is no trip."""

@@ -27,6 +27,14 @@ class JournalItem:
     behind: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class StoreSize:
+    """Keys, and bytes of memory (of the whole server, where others use it, too)."""
+
+    keys: int
+    bytes: int
+
+
 class HotStore(Protocol):
     """All values are bytes; times to live are seconds."""
 
@@ -106,6 +114,9 @@ class HotStore(Protocol):
 
     def subscribe(self, channel: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Messages of a channel from the moment the context is entered. It may miss some when the store is away: poll as a safety net."""
+
+    async def size(self) -> StoreSize:
+        """How much it holds."""
 
     async def ping(self) -> float:
         """Seconds of one round trip."""

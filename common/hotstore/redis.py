@@ -25,7 +25,7 @@ from common.contracts.gate import GATE_TTL
 from common.hotstore.coalesce import TIMEOUT, Call, CoalescingRedis, CommandRefused, ScriptMissing
 from common.hotstore.counting import ADD, ENTER, READ_VERSION, SEED, STAY, THROTTLE, WRITE_VERSION
 from common.hotstore.keys import JOURNAL, JOURNAL_GROUP, PENDING_TTL
-from common.hotstore.protocol import JournalItem
+from common.hotstore.protocol import JournalItem, StoreSize
 from common.hotstore.subscribe import Subscriptions
 
 IDLE_MS = 30_000
@@ -228,6 +228,11 @@ class RedisHotStore:
     def subscribe(self, channel: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Messages of a channel from the moment the context is entered."""
         return self._subscriptions.subscribe(channel)
+
+    async def size(self) -> StoreSize:
+        """Keys of the database and memory of the server."""
+        keys, memory = await asyncio.gather(self._redis.dbsize(), self._redis.info("memory"))
+        return StoreSize(int(keys), int(memory["used_memory"]))
 
     async def ping(self) -> float:
         """Seconds of one round trip."""

@@ -74,6 +74,11 @@ CATALOGUE: dict[str, Spec] = {
     "hotstore_errors_total": Spec("counter", "Hot-store operations that failed or took too long."),
     "access_revision": Spec("gauge", "Revision of the API keys and limits that hold here: the same on all replicas but for two seconds."),
     "quota_refusals_total": Spec("counter", "Requests, turns and streams refused for a tenant's limit or its share, by limit.", ("limit",)),
+    "database_rows": Spec("gauge", "Rows of a table, as the database's statistics know them (not for SQLite).", ("table",)),
+    "database_bytes": Spec("gauge", "Bytes of a table with its indexes; of SQLite the whole file as `all`.", ("table",)),
+    "hotstore_keys": Spec("gauge", "Keys in the hot store."),
+    "hotstore_bytes": Spec("gauge", "Bytes of memory that the hot store takes."),
+    "purged_total": Spec("counter", "What was erased because it was too old: sessions, turns, records.", ("kind",)),
     "lease_lost_total": Spec("counter", "Turns that another node took over from this one."),
     "webhook_deliveries_total": Spec(
         "counter", "Attempts to deliver a message to a webhook, by outcome (delivered, again, failed).", ("outcome",)
@@ -196,6 +201,11 @@ class Metrics:
     tasks_oldest_due: Family
     schedule_ticks_total: Family
     hotstore_errors_total: Counter
+    database_rows: Family
+    database_bytes: Family
+    hotstore_keys: Gauge
+    hotstore_bytes: Gauge
+    purged_total: Family
     access_revision: Gauge
     quota_refusals_total: Family
     lease_lost_total: Counter

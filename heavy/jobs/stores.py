@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from heavy.jobs.rows import OPEN, BatchRow, Lane, LaneStats, NewBatch, NewSchedule, NewTask, ScheduleRow, TaskEnd, TaskRow, TaskStatus
+from heavy.jobs.upkeep import UpkeepStore
 from heavy.turns.stores import Stores
 
 
@@ -109,3 +110,4 @@ class JobStores(Stores, Protocol):
 
     tasks: TaskStore
     schedules: ScheduleStore
+    upkeep: UpkeepStore

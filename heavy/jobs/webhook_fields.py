@@ -15,14 +15,14 @@ from common.errors import InvalidRequest
 from heavy.turns.webhooks import Change, Receiver
 
 MAX_DESCRIPTION = 256
-REQUEST_EVENTS = (*contract.TASK_EVENTS, *contract.BATCH_EVENTS)
 
 
 def parse_webhook(
     value: Any, policy: EgressPolicy, *, field: str = "webhook", default: Sequence[str] = contract.TASK_EVENTS
 ) -> Receiver | None:
-    """The `webhook` of a request: `{url, events?, secret?}`, None for null. It hears of what the request begins, so its events are those of
-    tasks and batches, `default` where it names none. Raises InvalidRequest naming the field: webhook, webhook.url, webhook.events …"""
+    """The `webhook` of a request: `{url, events?, secret?}`, None for null. It hears of what the request begins: of its tasks, its batch
+    and, where they are named, of events of their sessions; of `default` where it names none. Raises InvalidRequest naming the field:
+    webhook, webhook.url, webhook.events …"""
     if value is None:
         return None
     if not isinstance(value, dict):
@@ -30,7 +30,7 @@ def parse_webhook(
     _known(value, ("url", "events", "secret"), field)
     url, host = _url(value.get("url"), policy, f"{field}.url")
     named = value.get("events")
-    events = _events(list(default) if named is None else named, REQUEST_EVENTS, f"{field}.events", "; for others register a webhook")
+    events = _events(list(default) if named is None else named, f"{field}.events")
     return Receiver(url, host, events, _secret(value.get("secret"), f"{field}.secret"))
 
 
@@ -40,7 +40,7 @@ def parse_registration(doc: Mapping[str, Any], policy: EgressPolicy) -> Receiver
     _known(doc, ("url", "events", "description", "secret"))
     url, host = _url(doc.get("url"), policy, "url")
     named = doc.get("events")
-    events = _events(list(contract.EVENTS) if named is None else named, contract.EVENTS, "events")
+    events = _events(list(contract.EVENTS) if named is None else named, "events")
     secret = _secret(doc.get("secret"), "secret") or contract.new_secret()
     return Receiver(url, host, events, secret, _description(doc.get("description")) or "")
 
@@ -51,7 +51,7 @@ def parse_change(doc: Mapping[str, Any], policy: EgressPolicy) -> Change:
     if not doc:
         raise InvalidRequest("nothing is to be changed: give url, events, description or enabled")
     url, host = _url(doc["url"], policy, "url") if "url" in doc else (None, None)
-    events = _events(doc["events"], contract.EVENTS, "events") if "events" in doc else None
+    events = _events(doc["events"], "events") if "events" in doc else None
     enabled = doc.get("enabled")
     if "enabled" in doc and not isinstance(enabled, bool):
         raise InvalidRequest("enabled must be true or false", field="enabled")
@@ -74,9 +74,9 @@ def _url(value: Any, policy: EgressPolicy, field: str) -> tuple[str, str]:
         raise InvalidRequest(f"{field} {e}", field=field) from None
 
 
-def _events(value: Any, allowed: Sequence[str], field: str, otherwise: str = "") -> tuple[str, ...]:
-    if not isinstance(value, list) or not value or not all(isinstance(v, str) and v in allowed for v in value):
-        raise InvalidRequest(f"{field} must be a list of {', '.join(allowed)}{otherwise}", field=field)
+def _events(value: Any, field: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(v, str) and v in contract.EVENTS for v in value):
+        raise InvalidRequest(f"{field} must be a list of {', '.join(contract.EVENTS)}", field=field)
     return tuple(dict.fromkeys(value))
 
 

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from common.contracts.gate import greeting_hash
+from common.contracts.idempotency import KEPT_SECONDS, digest_in
 from common.contracts.query import check_id
 from common.errors import InvalidRequest, NotFound
 from common.hotstore import keys
@@ -45,10 +46,12 @@ async def delete_session(request: Request) -> Response:
     """Erases the session: messages, turns, hot state."""
     heavy, tenant, session_id = asked(request)
     await heavy.mover.settle(tenant, session_id)
-    logs = [keys.events(turn_id) for turn_id in await _recent_turns(heavy, tenant, session_id)]
+    turns = await _recent_turns(heavy, tenant, session_id)
+    hot = [make(tenant, session_id) for make in (keys.gate, keys.window, keys.pending)]
+    hot += [key for turn_id in turns for key in (keys.events(turn_id), keys.idempotency(tenant, digest_in(turn_id)))]
     found = await heavy.stores.sessions.delete(tenant, session_id)
     try:
-        await heavy.hotstore.delete(*(make(tenant, session_id) for make in (keys.gate, keys.window, keys.pending)), *logs)
+        await heavy.hotstore.delete(*hot)
     except HotStoreUnavailable:
         found = found or False  # what is hot expires by itself, and is not read without its session in the database
     if not found:
@@ -58,8 +61,8 @@ async def delete_session(request: Request) -> Response:
 
 
 async def _recent_turns(heavy: Heavy, tenant: str, session_id: str) -> set[str]:
-    """The turns of a session whose event logs may still be in the hot store."""
-    oldest, before, found = time.time() - 2 * keys.EVENTS_TTL, None, set()
+    """The turns of a session whose event logs, or replies under an Idempotency-Key, may still be in the hot store."""
+    oldest, before, found = time.time() - 2 * KEPT_SECONDS, None, set()
     while page := await heavy.stores.sessions.messages(tenant, session_id, limit=MAX_MESSAGES, before_seq=before):
         found |= {message.turn_id for message in page}
         before = page[0].turn_seq

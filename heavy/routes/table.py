@@ -19,6 +19,7 @@ from heavy.routes.events import SessionEvents, session_socket
 from heavy.routes.handoff import list_sessions, post_handoff
 from heavy.routes.learned import forget_learned, list_learned, match, propose_rules
 from heavy.routes.page import asset, index
+from heavy.routes.purge import get_purge
 from heavy.routes.query import QueryEndpoint
 from heavy.routes.schedules import delete_schedule, get_schedule, list_schedules, patch_schedule, post_schedule
 from heavy.routes.sessions import delete_session, get_session
@@ -74,6 +75,7 @@ def resource_routes(inflight: InFlight) -> list[BaseRoute]:
         Route("/admin/api/keys/{key_id}", revoke_key, methods=["DELETE"]),
         Route("/admin/api/tenants", list_tenants, methods=["GET"]),
         Route("/admin/api/tenants/{tenant}", put_tenant, methods=["PUT"]),
+        Route("/admin/api/purge", get_purge, methods=["GET"]),
         *watch_routes(inflight),
         Route("/", index, methods=["GET"]),
         Route("/assets/{name}", asset, methods=["GET"]),

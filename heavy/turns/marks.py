@@ -38,6 +38,6 @@ class Marks:
         while True:
             await asyncio.sleep(PAY_SECONDS)
             with contextlib.suppress(HotStoreUnavailable):  # still away: what is owed stays owed
-                for key in list(self._owed):
-                    await self._hotstore.set(key, self._owed[key], KEPT_SECONDS)
-                    del self._owed[key]
+                for key, mark in list(self._owed.items()):
+                    await self._hotstore.set(key, mark, KEPT_SECONDS)
+                    self._owed.pop(key, None)

@@ -68,8 +68,9 @@ class SessionStore(Protocol):
         """The last `limit` messages of turns whose seq is below `before_seq` (all without one), oldest first. Whole turns only:
         it may give more than `limit` so that the first turn is complete."""
 
-    async def delete(self, tenant: str, session_id: str) -> bool:
-        """Erases the session, its turns, messages, events, timers and messages to webhooks; False when there was none."""
+    async def delete(self, tenant: str, session_id: str, *, idle_since: float | None = None) -> bool:
+        """Erases the session, its turns, messages, events, timers, tasks and messages to webhooks; False when there was none. With
+        `idle_since` (Unix seconds) only a session that nothing has happened to since, and that has no active turn."""
 
     async def note(self, note: Note) -> SessionRow | None:
         """Applies a note in one transaction; the session as it is afterwards. None, and nothing changed, when there is no such session or

@@ -298,3 +298,12 @@ async def test_a_counter_is_forgotten_however_often_it_was_added_to(store: HotSt
         return await store.add("n", 1) is None
 
     await wait_until(forgotten, "the counter is forgotten", 2)
+
+
+async def test_the_size_grows_with_what_is_kept(store: HotStore) -> None:
+    before = await store.size()
+    for n in range(50):
+        await store.set(f"size/{n}", b"x" * 10_000, 60)
+    after = await store.size()
+    assert after.keys == before.keys + 50
+    assert after.bytes - before.bytes > 400_000

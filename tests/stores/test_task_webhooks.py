@@ -7,9 +7,10 @@ import json
 
 from heavy.jobs.rows import Hook, NewBatch
 from heavy.jobs.stores import JobStores
+from heavy.turns.rows import Note, SessionEvent
 from tests.support.tasks import end, new_task, pick, submit
 from tests.support.turns import talk
-from tests.support.webhooks import add, all_of, receiver
+from tests.support.webhooks import add, all_of, close, receiver
 
 ALL = ("task.completed", "task.failed", "task.cancelled", "batch.completed")
 
@@ -85,3 +86,19 @@ async def test_a_deleted_session_may_finish_a_batch(stores: JobStores) -> None:
     assert await told(stores) == [("task.completed", own.webhook_id, "s1")]
     await stores.sessions.delete("acme", "s1")
     assert await told(stores) == [("batch.completed", own.webhook_id, None)]  # what held words of the session is gone
+
+
+async def test_a_requests_webhook_hears_of_its_session_where_it_wants_to(stores: JobStores) -> None:
+    """Once for each event, however many tasks of the session name the webhook; not of other sessions, not without being asked."""
+    own = await hook(stores, "task.completed", "session.closed", "session.message")
+    await close(stores, "s1", "session.closed")
+    for task_id in ("t_1", "t_2"):
+        await submit(stores, task_id, session_id="s1", hook=own)
+    await submit(stores, "t_3", session_id="s2", hook=Hook(own.webhook_id, ("task.completed",)))
+    assert await told(stores) == []
+    for session_id in ("s1", "s2"):
+        await close(stores, session_id, "session.closed", "session.transferred")
+    assert await told(stores) == [("session.closed", own.webhook_id, "s1")]
+    await stores.sessions.note(Note("acme", "s1", events=[SessionEvent("session.message", {"session_id": "s1"})]))
+    await stores.sessions.note(Note("acme", "s2", events=[SessionEvent("session.message", {"session_id": "s2"})]))
+    assert [t for t, *_ in await told(stores)] == ["session.closed", "session.message"]

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import asyncpg
 
 from heavy.jobs.stores import ScheduleStore, TaskStore
+from heavy.jobs.upkeep import UpkeepStore
 from heavy.storage.migrations import CREATE_TABLE, migrations
 from heavy.storage.postgres.access import PostgresAccess
 from heavy.storage.postgres.deliveries import PostgresDeliveries
@@ -25,6 +26,7 @@ from heavy.storage.postgres.sessions import PostgresSessions
 from heavy.storage.postgres.tasks import PostgresTasks
 from heavy.storage.postgres.timers import PostgresTimers
 from heavy.storage.postgres.turns import PostgresTurns
+from heavy.storage.postgres.upkeep import PostgresUpkeep
 from heavy.storage.postgres.webhooks import PostgresWebhooks
 from heavy.tenants.stores import AccessStore
 from heavy.turns.learned_routes import LearnedStore
@@ -155,6 +157,7 @@ class PostgresStores:
         self.learned: LearnedStore = PostgresLearned(database)
         self.tasks: TaskStore = PostgresTasks(database)
         self.schedules: ScheduleStore = PostgresSchedules(database)
+        self.upkeep: UpkeepStore = PostgresUpkeep(database)
         self.webhooks: WebhookStore = PostgresWebhooks(database)
         self.deliveries: DeliveryStore = PostgresDeliveries(database)
         self.access: AccessStore = PostgresAccess(database)

@@ -7,8 +7,9 @@ _WANTED = "strpos({names}, ' ' || e.type || ' ') > 0"
 
 def messages_to_webhooks(events: str, *, own: bool = False, name: str = "d") -> str:
     """The CTE `name`: for each row of the CTE `events` (columns tenant, session_id, type, data, at) one message to every enabled webhook
-    of its tenant that wants the type. With `own` the rows also have webhook_id and webhook_events, of the one webhook of a request that
-    hears of them too: no webhook is null, and so are all events. Names of events stand in text with a space before and behind each.
+    of its tenant that wants the type. Webhooks of requests hear too: with `own` the one that the rows name in webhook_id and
+    webhook_events (no webhook is null, and so are all events), without it those of the session's tasks that want its events, too.
+    Names of events stand in text with a space before and behind each.
 
     The ids are laid out as those of turns: 12 hex digits of milliseconds, then random ones.
     """
@@ -21,6 +22,14 @@ def messages_to_webhooks(events: str, *, own: bool = False, name: str = "d") -> 
         SELECT webhook_id, host FROM webhooks
         WHERE tenant = e.tenant AND webhook_id = e.webhook_id AND kind = 'request' AND disabled_at IS NULL
             AND (e.webhook_events IS NULL OR {_WANTED.format(names="e.webhook_events")})"""
+    else:
+        listening += f"""
+        UNION ALL
+        SELECT webhook_id, host FROM webhooks
+        WHERE tenant = e.tenant AND kind = 'request' AND disabled_at IS NULL AND webhook_id IN (
+            SELECT webhook_id FROM tasks
+            WHERE tenant = e.tenant AND session_id = e.session_id AND webhook_events LIKE '% session.%'
+                AND {_WANTED.format(names="webhook_events")})"""
     return f"""
 {name} AS (
     INSERT INTO deliveries (tenant, delivery_id, webhook_id, session_id, host, type, data, at, next_at, created_at)

@@ -71,6 +71,9 @@ SELECT * FROM sessions WHERE tenant = $1 AND transferred_at IS NOT NULL ORDER BY
 """
 
 
+IDLE = "SELECT 1 FROM sessions WHERE tenant = $1 AND session_id = $2 AND updated_at < $3 AND active = 0 FOR UPDATE"
+
+
 class Runner(Protocol):
     """What the stores need of the database."""
 
@@ -131,11 +134,13 @@ class PostgresSessions:
         rows = await self._database.fetch(MESSAGES, tenant, session_id, MAX_SEQ if before_seq is None else before_seq, limit)
         return [stored_message_of(r) for r in rows]
 
-    async def delete(self, tenant: str, session_id: str) -> bool:
+    async def delete(self, tenant: str, session_id: str, *, idle_since: float | None = None) -> bool:
         """Erases the session and everything of it."""
 
         async def erase(connection: Any) -> bool:
             async with connection.transaction():
+                if idle_since is not None and await connection.fetchrow(IDLE, tenant, session_id, idle_since) is None:
+                    return False
                 tasks = await erase_tasks(connection, tenant, session_id)
                 # Turns are locked before their session, as `finish` does it; an accept that slips between is seen by the later deletes.
                 await connection.execute("SELECT 1 FROM turns WHERE tenant = $1 AND session_id = $2 FOR UPDATE", tenant, session_id)

@@ -151,7 +151,7 @@ m AS (
 
 def append_events(first: int) -> str:
     """The CTE `e`: events (types at parameter `first`, data behind it) of the session `s`, whose event_seq counts them already; and `d`,
-    their messages to the tenant's webhooks."""
+    their messages to webhooks."""
     return f"""
 e AS (
     INSERT INTO session_events SELECT s.tenant, s.session_id, s.event_seq - cardinality(${first}::text[]) + i, type, data, s.updated_at

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from heavy.jobs.stores import ScheduleStore, TaskStore
+from heavy.jobs.upkeep import UpkeepStore
 from heavy.storage.migrations import CREATE_TABLE, migrations
 from heavy.storage.sqlite.access import SqliteAccess
 from heavy.storage.sqlite.deliveries import SqliteDeliveries
@@ -27,6 +28,7 @@ from heavy.storage.sqlite.sessions import SqliteSessions
 from heavy.storage.sqlite.tasks import SqliteTasks
 from heavy.storage.sqlite.timers import SqliteTimers
 from heavy.storage.sqlite.turns import SqliteTurns
+from heavy.storage.sqlite.upkeep import SqliteUpkeep
 from heavy.storage.sqlite.webhooks import SqliteWebhooks
 from heavy.tenants.stores import AccessStore
 from heavy.turns.learned_routes import LearnedStore
@@ -184,6 +186,7 @@ class SqliteStores:
         self.learned: LearnedStore = SqliteLearned(self._reader.run, self._writer.run)
         self.tasks: TaskStore = SqliteTasks(self._reader.run, self._writer.run)
         self.schedules: ScheduleStore = SqliteSchedules(self._reader.run, self._writer.run)
+        self.upkeep: UpkeepStore = SqliteUpkeep(self._reader.run, self._writer.run)
         self.webhooks: WebhookStore = SqliteWebhooks(self._reader.run, self._writer.run)
         self.deliveries: DeliveryStore = SqliteDeliveries(self._reader.run, self._writer.run)
         self.access: AccessStore = SqliteAccess(self._reader.run, self._writer.run)

@@ -18,7 +18,7 @@ from heavy.storage.rows import (
     to_json,
 )
 from heavy.storage.sqlite.batches import erase_tasks
-from heavy.storage.sqlite.outbox import add_messages
+from heavy.storage.sqlite.outbox import add_messages_of_session
 from heavy.turns.rows import ArmTimer, Note, SessionEvent, SessionRow, StoredEvent, StoredMessage
 
 T = TypeVar("T")
@@ -75,6 +75,9 @@ class Run(Protocol):
         """The result of `work`; for the writer, once it is committed."""
 
 
+IDLE = "SELECT 1 FROM sessions WHERE tenant = ? AND session_id = ? AND updated_at < ? AND active = 0"
+
+
 class SqliteSessions:
     """SessionStore over SQLite."""
 
@@ -99,10 +102,12 @@ class SqliteSessions:
         rows = await self._read(lambda c: c.execute(MESSAGES, args).fetchall())
         return [stored_message_of(r) for r in rows]
 
-    async def delete(self, tenant: str, session_id: str) -> bool:
+    async def delete(self, tenant: str, session_id: str, *, idle_since: float | None = None) -> bool:
         """Erases the session and everything of it."""
 
         def erase(c: sqlite3.Connection) -> bool:
+            if idle_since is not None and c.execute(IDLE, (tenant, session_id, idle_since)).fetchone() is None:
+                return False
             found = erase_tasks(c, tenant, session_id)
             found += c.execute("DELETE FROM sessions WHERE tenant = ? AND session_id = ?", (tenant, session_id)).rowcount
             for table in ("turns", "messages", "turn_aliases", "session_events", "timers", "deliveries"):
@@ -153,11 +158,11 @@ def one(c: sqlite3.Connection, statement: str, args: Any) -> Any:
 
 
 def append_events(c: sqlite3.Connection, session: Row, events: Sequence[SessionEvent]) -> None:
-    """Stores events of a session whose event_seq counts them already, and their messages to the tenant's webhooks."""
+    """Stores events of a session whose event_seq counts them already, and their messages to webhooks."""
     place, first, at = (session["tenant"], session["session_id"]), session["event_seq"] - len(events) + 1, session["updated_at"]
     values = event_values(events)
     c.executemany(INSERT_EVENT, [(*place, first + i, *event, at) for i, event in enumerate(values)])
-    add_messages(c, *place, values, at)
+    add_messages_of_session(c, *place, values, at)
 
 
 def arm(c: sqlite3.Connection, session: Any, timers: Sequence[ArmTimer], seq: int, now: float) -> None:

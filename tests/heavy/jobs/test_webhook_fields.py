@@ -70,9 +70,10 @@ def test_bad_events(events: Any) -> None:
     assert refused(parse_change, {"events": events}) == "events"
 
 
-def test_a_request_hears_of_what_it_begins_only() -> None:
-    with pytest.raises(InvalidRequest, match="for others register a webhook"):
-        parse_webhook({"url": URL, "events": ["session.message"]}, POLICY)
+def test_a_request_may_hear_of_its_session() -> None:
+    receiver = parse_webhook({"url": URL, "events": ["session.message", "task.failed"]}, POLICY)
+    assert receiver is not None
+    assert receiver.events == ("session.message", "task.failed")
 
 
 @pytest.mark.parametrize("secret", ["", "hello", 7, ["whsec_"], "whsec_c2hvcnQ=", SECRET + "!!"])

@@ -212,7 +212,7 @@ async def test_metrics_tell_of_tasks(desk: InProcess) -> None:
         ({"url": "ftp://example.com"}, "webhook.url"),
         ({"url": "http://127.0.0.1:9/hook"}, "webhook.url"),
         ({"url": "http://169.254.169.254/latest"}, "webhook.url"),
-        ({"url": "https://example.com", "events": ["session.closed"]}, "webhook.events"),
+        ({"url": "https://example.com", "events": ["session.opened"]}, "webhook.events"),
         ({"url": "https://example.com", "events": []}, "webhook.events"),
         ({"url": "https://example.com", "secret": "short"}, "webhook.secret"),
     ],
