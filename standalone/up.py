@@ -32,7 +32,7 @@ from standalone.stores import find_program, free_port, postgres, redis, write_pr
 
 LIGHTWEIGHT_PORT, HEAVY_PORT = 8101, 8201
 OPEN_FILES = 65536
-LEFT_OUT_SECONDS = 2.5  # longer than Nginx leaves out a replica that has refused a connection (nginx.render.SERVER_OPTIONS)
+LEFT_OUT_SECONDS = 3.2  # longer than Nginx leaves out a replica: two seconds, of which it counts whole ones (nginx.render.SERVER_OPTIONS)
 DATABASE_FILE = "database.url"
 
 

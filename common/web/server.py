@@ -5,6 +5,7 @@ It knows no routes. Without API keys a server listens on loopback only, unless t
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import ipaddress
@@ -117,9 +118,11 @@ class _Server(uvicorn.Server):
         self._on_drain = on_drain
         self._on_ready = on_ready
         self._leave_at: float | None = None
+        self._listening: list[socket.socket] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._listening = list(sockets or ())
         if self.started:
             self._on_ready()
 
@@ -136,11 +139,31 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         if self._leave_at is not None:
-            for server in self.servers:  # at once: refused connections go elsewhere, and nothing waits to be accepted at the end
-                server.close()
+            await self._stop_listening()
             if time.monotonic() >= self._leave_at or not self.server_state.connections:
                 self.should_exit = True
         return await super().on_tick(counter)
+
+    async def _stop_listening(self) -> None:
+        """From here on connections are refused, and go elsewhere. The kernel has made some that wait to be accepted, and would reset them
+        with the requests that they may have brought: they are served, too."""
+        waiting = [connection for sock in self._listening for connection in _accepted(sock)]
+        for server in self.servers:
+            server.close()
+        self._listening.clear()
+        loop = asyncio.get_running_loop()
+        for connection in waiting:
+            with contextlib.suppress(OSError):  # it is gone again
+                await loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> _Protocol:
+        return _Protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+
+def _accepted(sock: socket.socket) -> Iterator[socket.socket]:
+    with contextlib.suppress(OSError):  # nothing more waits
+        while True:
+            yield sock.accept()[0]
 
 
 def _is_loopback(host: str) -> bool:

@@ -23,7 +23,7 @@ from tests.support.odd_api import OddApi
 from tests.support.running import Running
 
 CLIENTS = 12
-LEFT_OUT = 2.2  # how long Nginx leaves out a replica that has refused a connection, and a little more
+LEFT_OUT = 3.2  # seconds: Nginx leaves out a replica that has refused a connection for two, but counts whole ones; and a little more
 
 
 @dataclass
@@ -104,7 +104,7 @@ def restart(split: Fronted, rounds: int) -> Load:
 
 
 def assert_nothing_failed(load: Load, split: Fronted) -> None:
-    assert load.failures == []
+    assert load.failures == [], split.nginx_log.read_text()[-4000:]
     assert min(load.answered[kind] for kind in ("rule", "turn", "stream")) > 50
     assert '"exception"' not in split.logs()
 

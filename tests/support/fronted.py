@@ -23,11 +23,12 @@ from tests.support.waiting import wait_until_sync
 
 @dataclass
 class Fronted:
-    """The processes. `client` talks to Nginx."""
+    """The processes. `client` talks to Nginx, whose error log tells why it could not reach a replica."""
 
     client: Client
     lightweight: list[Running]
     heavy: list[Running]
+    nginx_log: Path
 
     def logs(self) -> str:
         """What both tiers wrote."""
@@ -44,12 +45,12 @@ def fronted(config: Path, folder: Path, env: Mapping[str, str], replicas: int = 
         with ThreadPoolExecutor() as pool:
             list(pool.map(stack.enter_context, [*lightweight, *heavy]))
         port = free_port()
-        stack.enter_context(_nginx(port, lightweight, heavy))
-        yield Fronted(Client(f"http://127.0.0.1:{port}"), lightweight, heavy)
+        log = stack.enter_context(_nginx(port, lightweight, heavy))
+        yield Fronted(Client(f"http://127.0.0.1:{port}"), lightweight, heavy, log)
 
 
 @contextmanager
-def _nginx(port: int, lightweight: list[Running], heavy: list[Running]) -> Iterator[None]:
+def _nginx(port: int, lightweight: list[Running], heavy: list[Running]) -> Iterator[Path]:
     # Not under pytest's own folder: Nginx's workers are another user where root runs the tests.
     folder = Path(tempfile.mkdtemp(prefix="loadsplit-nginx-"))
     os.chmod(folder, 0o711)
@@ -69,7 +70,7 @@ def _nginx(port: int, lightweight: list[Running], heavy: list[Running]) -> Itera
     process = subprocess.Popen(command)
     try:
         wait_until_sync(lambda: is_listening(port) or process.poll() is not None, "Nginx listens")
-        yield
+        yield folder / "error.log"
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
