@@ -10,27 +10,29 @@ from common.telemetry.logs import setup_logging
 from common.telemetry.metrics import Metrics
 from common.web.middleware import InFlight
 from common.web.server import bind, require_safe_host, serve
-from heavy.app import create_app, create_worker
+from heavy.app import RulesOf, create_app, create_worker
 from heavy.settings import HeavySettings
 
 
-def run(settings: HeavySettings, host: str, port: int, *, insecure: bool = False) -> None:
-    """Serves until SIGTERM or SIGINT, then drains. Raises CannotServe, SettingsError or a LoadsplitError before it serves."""
-    _run(create_app, settings, host, port, insecure)
+def run(settings: HeavySettings, host: str, port: int, *, insecure: bool = False, rules_of: RulesOf | None = None) -> None:
+    """Serves until SIGTERM or SIGINT, then drains. `rules_of` as in heavy.app.
+
+    Raises CannotServe, SettingsError or a LoadsplitError before it serves."""
+    _run(create_app, settings, host, port, insecure, rules_of)
 
 
-def run_worker(settings: HeavySettings, host: str, port: int, *, insecure: bool = False) -> None:
+def run_worker(settings: HeavySettings, host: str, port: int, *, insecure: bool = False, rules_of: RulesOf | None = None) -> None:
     """The same for a process that does background work only."""
-    _run(create_worker, settings, host, port, insecure)
+    _run(create_worker, settings, host, port, insecure, rules_of)
 
 
-def _run(create: Callable[..., Starlette], settings: HeavySettings, host: str, port: int, insecure: bool) -> None:
+def _run(create: Callable[..., Starlette], settings: HeavySettings, host: str, port: int, insecure: bool, rules_of: RulesOf | None) -> None:
     require_safe_host(host, has_keys=settings.api_keys is not None, insecure=insecure)
     with bind(host, port) as sock:
         setup_logging(settings.log_level)
         inflight = InFlight()
         metrics = Metrics()
         metrics.watch_process()
-        app = create(settings, metrics=metrics, inflight=inflight)
+        app = create(settings, metrics=metrics, inflight=inflight, rules_of=rules_of)
 
         serve(app, sock, drain_seconds=settings.drain_seconds, on_drain=inflight.drain, on_ready=lambda: None)

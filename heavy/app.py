@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from common.web.server import startup_failure
 from common.workflow.load import load_all
 from common.workflow.schema import Workflow
 from heavy.agent.mcp_servers import open_mcp
-from heavy.jobs.dispatch import Dispatcher
+from heavy.jobs.dispatch import Dispatcher, Rules
 from heavy.jobs.journal import JournalMover
 from heavy.jobs.reconcile import TakeOver
 from heavy.jobs.schedules import Scheduler
@@ -65,6 +65,8 @@ from heavy.turns.timers import first_timers
 DRAIN_CHECK_SECONDS = 0.2
 log = logging.getLogger(__name__)
 
+RulesOf = Callable[[Mapping[str, Workflow]], Rules]
+
 
 @dataclass(frozen=True, slots=True)
 class Given:
@@ -77,6 +79,7 @@ class Given:
     inflight: InFlight | None = None
     demo_llm: str | None = None
     explain: Explain | None = None
+    rules: Rules | None = None
     keys: KeyRing | None = None
 
 
@@ -123,7 +126,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         session_reader = SessionReader(stores.sessions, hotstore, partial(_draining, given.inflight, turns))
         timers = Timers(stores, agents, turns, notes, mover)
         settling = Settling(stores, owner, hotstore, metrics)
-        dispatcher = _dispatcher(settings, stores, turns, owner, hotstore, settling, quotas, metrics)
+        dispatcher = _dispatcher(settings, stores, turns, owner, hotstore, settling, quotas, metrics, given.rules)
         deliverer = Deliverer(stores.deliveries, hotstore, poster, metrics, settings.ticket_key)
         taking_over = TakeOver(stores.turns, hotstore, owner, turns)
         upkeep = Upkeep(stores.upkeep, stores.sessions, hotstore, retention(settings), metrics, owner.name)
@@ -177,6 +180,7 @@ def _dispatcher(
     settling: Settling,
     quotas: Quotas,
     metrics: Metrics,
+    rules: Rules | None,
 ) -> Dispatcher:
     return Dispatcher(
         stores=stores,
@@ -184,31 +188,31 @@ def _dispatcher(
         owner=owner,
         hotstore=hotstore,
         settling=settling,
-        door=partial(quotas.turn, costs=_costs),
+        door=quotas.turn,
         metrics=metrics,
         slots=settings.tasks_at_once,
         max_inflight=settings.max_inflight,
+        rules=rules,
     )
 
 
-async def _costs() -> bool:
-    """A task is LLM work."""
-    return True
+def create_app(settings: HeavySettings, *, metrics: Metrics, inflight: InFlight, rules_of: RulesOf | None = None) -> Starlette:
+    """The heavy tier as an ASGI app. `rules_of` makes the rules of its workflows, for tasks.
+
+    Raises ConfigInvalid or SettingsError; what cannot be opened is raised by the lifespan."""
+    return _app(settings, "heavy", [*query_routes(), *resource_routes(inflight)], metrics, inflight, rules_of)
 
 
-def create_app(settings: HeavySettings, *, metrics: Metrics, inflight: InFlight) -> Starlette:
-    """The heavy tier as an ASGI app. Raises ConfigInvalid or SettingsError; what cannot be opened is raised by the lifespan."""
-    return _app(settings, "heavy", [*query_routes(), *resource_routes(inflight)], metrics, inflight)
-
-
-def create_worker(settings: HeavySettings, *, metrics: Metrics, inflight: InFlight) -> Starlette:
+def create_worker(settings: HeavySettings, *, metrics: Metrics, inflight: InFlight, rules_of: RulesOf | None = None) -> Starlette:
     """The same without its API: background work, and what watches the process. Raises as `create_app`."""
-    return _app(settings, "worker", watch_routes(inflight, "worker"), metrics, inflight)
+    return _app(settings, "worker", watch_routes(inflight, "worker"), metrics, inflight, rules_of)
 
 
-def _app(settings: HeavySettings, role: str, routes: list[BaseRoute], metrics: Metrics, inflight: InFlight) -> Starlette:
+def _app(
+    settings: HeavySettings, role: str, routes: list[BaseRoute], metrics: Metrics, inflight: InFlight, rules_of: RulesOf | None
+) -> Starlette:
     workflows = read_workflows(settings)
-    given = Given(workflows=workflows, metrics=metrics, inflight=inflight)
+    given = Given(workflows, metrics=metrics, inflight=inflight, rules=rules_of(workflows) if rules_of else None)
     config_hash = next(iter(workflows.values())).config_hash
 
     @contextlib.asynccontextmanager

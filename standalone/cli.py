@@ -89,8 +89,9 @@ def heavy(
     """The stateful tier: conversations and LLM work. Settings come from the environment."""
     from heavy.__main__ import run
     from heavy.settings import HeavySettings
+    from lightweight.answer import rules_of
 
-    run(HeavySettings.load(config=_text(config)), host, port, insecure=insecure)
+    run(HeavySettings.load(config=_text(config)), host, port, insecure=insecure, rules_of=rules_of)
 
 
 @app.command()
@@ -103,8 +104,9 @@ def worker(
     """Background work of the stateful tier, without its API: tasks, timers, schedules. Settings come from the environment."""
     from heavy.__main__ import run_worker
     from heavy.settings import HeavySettings
+    from lightweight.answer import rules_of
 
-    run_worker(HeavySettings.load(config=_text(config)), host, port, insecure=insecure)
+    run_worker(HeavySettings.load(config=_text(config)), host, port, insecure=insecure, rules_of=rules_of)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from heavy.routes.table import resource_routes
 from heavy.settings import HeavySettings
 from heavy.turns.agents import Agents as HeavyAgents
 from lightweight.agents import compile_agents
-from lightweight.answer import RuleAnswers
+from lightweight.answer import RuleAnswers, planned
 from lightweight.idempotency import Idempotency
 from lightweight.learned import explained
 from lightweight.matching.compile import check_pattern
@@ -100,7 +101,7 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
                 demo_llm = await stack.enter_async_context(demo.running()) if demo else None
                 stack.push_async_callback(hotstore.aclose)
                 await stack.enter_async_context(caller)
-                given = Given(workflows, hotstore, caller, metrics, inflight, demo_llm, explain, keys)
+                given = Given(workflows, hotstore, caller, metrics, inflight, demo_llm, explain, partial(planned, agents), keys)
                 yield {"heavy": await stack.enter_async_context(open_heavy(settings, given))}
 
     return HotFirst(

@@ -12,10 +12,9 @@ from itertools import islice
 from common.contracts.gate import GATE_TTL
 from common.hotstore.inbox import Inbox
 from common.hotstore.keys import PENDING_TTL
-from common.hotstore.protocol import HotStoreUnavailable, JournalItem, StoreSize
+from common.hotstore.protocol import JOURNAL_SILENT, HotStoreUnavailable, JournalItem, StoreSize
 
 SWEEP_EVERY = 1000  # writes between two sweeps: a sweep looks at every key once
-IDLE_SECONDS = 30.0
 
 NUMBER_SIZE = 24  # bytes that a number counts as
 MICROSECOND = 1e-6  # Redis counts in these; here a shorter wait is a rounding error
@@ -106,13 +105,13 @@ class MemoryHotStore:
         """Turn id → journal entry, in the order in which they were recorded."""
         return dict(self._hash(pending_key))
 
-    async def journal_read(self, consumer: str, count: int) -> Sequence[JournalItem]:
-        """The consumer's own unacknowledged entries first; without any, those of consumers silent for 30 s, then new ones."""
+    async def journal_read(self, consumer: str, count: int, silent: float = JOURNAL_SILENT) -> Sequence[JournalItem]:
+        """The consumer's own unacknowledged entries first; without any, those of silent consumers, then new ones."""
         now = self._clock()
         mine = self._select(count, lambda e: e.consumer == consumer)
         if mine:
             return mine
-        found = self._select(count, lambda e: e.consumer is None or now - e.read_at > IDLE_SECONDS)
+        found = self._select(count, lambda e: e.consumer is None or now - e.read_at > silent)
         for item in found:
             self._journal[item.id].consumer, self._journal[item.id].read_at = consumer, now
         return found

@@ -12,6 +12,8 @@ from typing import Protocol
 
 from common.errors import DependencyUnavailable
 
+JOURNAL_SILENT = 30.0  # seconds after which a consumer of the journal counts as dead
+
 
 class HotStoreUnavailable(DependencyUnavailable):
     """The hot store did not answer in time. What it holds can be rebuilt, so most callers go on without it."""
@@ -64,8 +66,9 @@ class HotStore(Protocol):
     async def pending(self, pending_key: str) -> Mapping[str, bytes]:
         """Turn id → journal entry of one session that is not yet in the database, in the order in which they were recorded."""
 
-    async def journal_read(self, consumer: str, count: int) -> Sequence[JournalItem]:
-        """Up to `count` entries that no other live consumer has, without waiting. Those of a dead one come back after 30 seconds."""
+    async def journal_read(self, consumer: str, count: int, silent: float = JOURNAL_SILENT) -> Sequence[JournalItem]:
+        """Up to `count` entries that no other live consumer has, without waiting. Those of a consumer that was silent for so many seconds
+        count as nobody's: moving an entry twice does no harm."""
 
     async def journal_done(self, items: Sequence[tuple[str, str, str]]) -> None:
         """Removes entries that are in the database: (item id, pending key, turn id) each. An empty item id only clears the pending hash."""

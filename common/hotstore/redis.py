@@ -25,10 +25,9 @@ from common.contracts.gate import GATE_TTL
 from common.hotstore.coalesce import TIMEOUT, Call, CoalescingRedis, CommandRefused, ScriptMissing
 from common.hotstore.counting import ADD, ENTER, READ_VERSION, SEED, STAY, THROTTLE, WRITE_VERSION
 from common.hotstore.keys import JOURNAL, JOURNAL_GROUP, PENDING_TTL
-from common.hotstore.protocol import JournalItem, StoreSize
+from common.hotstore.protocol import JOURNAL_SILENT, JournalItem, StoreSize
 from common.hotstore.subscribe import Subscriptions
 
-IDLE_MS = 30_000
 TLS_FILES = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
 TLS_OPTIONS = {*TLS_FILES, "ssl_cert_reqs", "ssl_check_hostname"}
 
@@ -140,12 +139,12 @@ class RedisHotStore:
         entries = sorted((_journal_place(value), name.decode(), value.partition(b" ")[2]) for name, value in held.items())
         return {name: entry for _, name, entry in entries}
 
-    async def journal_read(self, consumer: str, count: int) -> Sequence[JournalItem]:
-        """The consumer's own unacknowledged entries first; without any, those of consumers silent for 30 s, then new ones."""
+    async def journal_read(self, consumer: str, count: int, silent: float = JOURNAL_SILENT) -> Sequence[JournalItem]:
+        """The consumer's own unacknowledged entries first; without any, those of silent consumers, then new ones."""
         mine = await self._read_group(consumer, count, "0")
         if mine:
             return mine
-        taken = await self._group(lambda: self._redis.xautoclaim(JOURNAL, JOURNAL_GROUP, consumer, IDLE_MS, count=count))
+        taken = await self._group(lambda: self._redis.xautoclaim(JOURNAL, JOURNAL_GROUP, consumer, _ms(silent), count=count))
         items = await self._items(taken[1])
         if len(items) < count:
             items += await self._read_group(consumer, count - len(items), ">")

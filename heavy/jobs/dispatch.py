@@ -12,9 +12,12 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 
+from common.contracts.query import Query
+from common.contracts.ticket import Plan
 from common.errors import BudgetExceeded, DependencyUnavailable, IdempotencyMismatch, LoadsplitError, Overloaded, RateLimited
 from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
@@ -38,12 +41,15 @@ DEPTH, DEEP = 64, 10_000
 SETTLE_SECONDS = 2.0
 log = logging.getLogger(__name__)
 
-Door = Callable[[str], AbstractAsyncContextManager[None]]
+Costs = Callable[[], Awaitable[bool]]
+Door = Callable[[str, Costs], AbstractAsyncContextManager[None]]
+Rules = Callable[[Query], Plan]
 
 
 class Dispatcher:
     """The slots of one process. `slots` 0 runs no tasks here; `max_inflight` is what the process takes at all. Through `door` the turns
-    of a tenant go in: it raises RateLimited or BudgetExceeded where the tenant may have no more."""
+    of a tenant go in: it raises RateLimited or BudgetExceeded where the tenant may have no more. `rules` says what the rules make of a
+    message, None where they are not known here: tasks have not passed the rule tier."""
 
     def __init__(
         self,
@@ -57,6 +63,7 @@ class Dispatcher:
         metrics: Metrics,
         slots: int,
         max_inflight: int,
+        rules: Rules | None,
     ) -> None:
         self._stores = stores
         self._turns = turns
@@ -67,6 +74,7 @@ class Dispatcher:
         self._metrics = metrics
         self._slots = slots
         self._max_inflight = max_inflight
+        self._rules = rules
         # Slots, by lane; and the tasks that are seen through here, whose slots are free again before they are settled.
         self._taken: Counter[Lane] = Counter()
         self._seen: set[asyncio.Task[None]] = set()
@@ -198,11 +206,14 @@ class Dispatcher:
             earlier = await self._stores.turns.get(task.tenant, task.task_id)
             if earlier is not None and "task" not in earlier.request:
                 raise IdempotencyMismatch("the Idempotency-Key of this task has become a query meanwhile")
-        async with self._door(task.tenant):
+        query = query_of(task)
+        plan = self._rules(query) if self._rules else None
+        async with self._door(task.tenant, partial(self._turns.may_cost, query, task.tenant, plan)):
             return await self._turns.run_task(
-                query_of(task),
+                query,
                 tenant=task.tenant,
                 turn_id=task.task_id,
+                plan=plan,
                 max_attempts=task.max_attempts,
                 request_id=request_id_of(task),
             )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from common.contracts.journal import JournalEntry, decode
 from common.errors import DependencyUnavailable
 from common.hotstore import keys
-from common.hotstore.protocol import HotStore, HotStoreUnavailable
+from common.hotstore.protocol import JOURNAL_SILENT, HotStore, HotStoreUnavailable
 from common.telemetry.metrics import Metrics
 from heavy.turns.rows import ArmTimer
 from heavy.turns.stores import TurnStore
@@ -58,9 +58,9 @@ class JournalMover:
             if moved < BATCH:
                 await asyncio.sleep(IDLE_SECONDS[idle])
 
-    async def move_batch(self) -> int:
-        """Moves up to one batch; returns how many entries it took."""
-        items = await self._hotstore.journal_read(self._consumer, BATCH)
+    async def move_batch(self, silent: float = JOURNAL_SILENT) -> int:
+        """Moves up to one batch; returns how many entries it took. `silent` as in `journal_read`."""
+        items = await self._hotstore.journal_read(self._consumer, BATCH, silent)
         if not items:
             return 0
         entries = [_read(item.entry) for item in items]

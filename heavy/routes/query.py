@@ -91,7 +91,7 @@ class QueryEndpoint:
             keyed=admission.keyed,
         )
         try:
-            async with heavy.quotas.turn(admission.tenant, partial(costs, heavy, admission, query.session_id)):
+            async with heavy.quotas.turn(admission.tenant, partial(heavy.turns.may_cost, query, admission.tenant, admission.plan)):
                 return await submit()
         except (RateLimited, BudgetExceeded):
             ids = {admission.turn_id, *(admission.keyed.ids if admission.keyed else ())}
@@ -130,17 +130,6 @@ async def admit(heavy: Heavy, scope: Scope, query: Query) -> Admission:
 
 def _keyed(heavy: Heavy, scope: Scope, tenant: str, query: Query) -> Keyed | None:
     return keyed(header(scope, HEADER), tenant, query.as_asked(), heavy.settings.ticket_key)
-
-
-async def costs(heavy: Heavy, admission: Admission, session_id: str) -> bool:
-    """Whether a message may call a model. It does not where a human has the session, or a rule has chosen a system action: who has spent
-    the budget of the day still reaches a person."""
-    session = await heavy.stores.sessions.get(admission.tenant, session_id)
-    if session is not None and session.status == "transferred":
-        return False
-    talking = session is not None and session.status == "in_conversation"
-    plan = admission.plan
-    return talking or plan is None or plan.action_type != "system" or plan.escalated is not None
 
 
 def read_deadline(scope: Scope) -> float | None:

@@ -19,6 +19,7 @@ from heavy.turns.states import ACTIVE
 # How much of the journal is moved for one request: under load it never ends.
 JOURNAL_BATCHES = 10
 MOVING_SECONDS = 0.05
+DIED_SECONDS = 0.2  # longer than a live replica has entries in hand
 
 
 async def get_turn(request: Request) -> Response:
@@ -60,10 +61,10 @@ async def find(heavy: Heavy, tenant: str, turn_id: str) -> TurnRow:
     for _ in range(JOURNAL_BATCHES):
         if row is not None:
             return row
-        if not await heavy.mover.move_batch():
+        if not await heavy.mover.move_batch(DIED_SECONDS):
             if not await heavy.hotstore.journal_size():
                 break
-            await asyncio.sleep(MOVING_SECONDS)  # another replica has it in hand just now
+            await asyncio.sleep(MOVING_SECONDS)  # another replica has it in hand just now, or has died with it
         row = await heavy.stores.turns.get(tenant, turn_id)
     if row is None:
         raise NotFound("there is no such turn")

@@ -117,10 +117,10 @@ def _planned(agent: CompiledWorkflow, plan: Plan | None) -> Decision | None:
     return Decision(kind, plan.action_target, plan.matched_by, plan.pattern, plan.parameters, plan.groups)
 
 
-def asks_model(agent: CompiledWorkflow, session: SessionRow, plan: Plan | None) -> bool:
+def asks_model(agent: CompiledWorkflow, session: SessionRow | None, plan: Plan | None) -> bool:
     """Whether a model will be asked about this message; not where a rule has chosen anything else than an agent skill."""
     planned = _planned(agent, plan)
-    if planned is None or (session.status == "in_conversation" and session.current_skill):
+    if planned is None or (session is not None and session.status == "in_conversation" and session.current_skill):
         return True
     action = agent.declared[planned.kind, planned.target or ""]
     return isinstance(action, Skill) and action.execution_mode == "agent"

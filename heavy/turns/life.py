@@ -20,6 +20,7 @@ from heavy.agent.steps import ApprovalDecision
 from heavy.turns import approval, timers, window
 from heavy.turns.agents import Agents
 from heavy.turns.approval import yes_or_no
+from heavy.turns.decide import asks_model
 from heavy.turns.lives import Lives
 from heavy.turns.marks import Marks
 from heavy.turns.notes import tell
@@ -116,7 +117,17 @@ class Turns:
             keyed.refuse_other(row.request.get("fingerprint") if row else None)
         return Submitted(turn, replayed=keyed is not None and not ours and turn.turn_id == turn_id)
 
-    async def run_task(self, query: Query, *, tenant: str, turn_id: str, max_attempts: int, request_id: str) -> OwnedTurn | TurnRow:
+    async def may_cost(self, query: Query, tenant: str, plan: Plan | None) -> bool:
+        """Whether a model may be asked about a message. It is not where a human has the session, or a rule has chosen what needs none: who
+        has spent the budget of the day still reaches a person."""
+        session = await self._stores.sessions.get(tenant, query.session_id)
+        if session is not None and session.status == "transferred":
+            return False
+        return asks_model(self._agents.choose(query.agent_id), session, plan)
+
+    async def run_task(
+        self, query: Query, *, tenant: str, turn_id: str, plan: Plan | None, max_attempts: int, request_id: str
+    ) -> OwnedTurn | TurnRow:
         """Runs a task as a turn with that id, or goes on with the turn that an earlier attempt has left. A failure that may pass puts the
         turn off (state accepted, `not_before`) as long as it has been tried less than `max_attempts` times.
 
@@ -126,7 +137,7 @@ class Turns:
         if self.room <= 0:
             raise Overloaded("this node takes no further turn now", retry_after=1)
         request = {"deadline": None, "streaming": False, "request_id": request_id, "task": {"max_attempts": max_attempts}}
-        turn, _ = await self._accept(_new_turn(query, agent, tenant, turn_id, request))
+        turn, _ = await self._accept(_new_turn(query, agent, tenant, turn_id, request, plan=plan))
         if not isinstance(turn, TurnRow) or turn.state != "accepted":
             return turn
         opened = await self._stores.turns.reopen(tenant, turn_id, owner=self._owner.name, lease_seconds=self._owner.lease_seconds)

@@ -79,10 +79,11 @@ class Outcome:
 
 
 def outcome(said: Said) -> Outcome:
-    """What the attempts of a message say together: the first final one counts (others must agree, which is judged elsewhere)."""
-    for attempt in sorted((a for a in said.attempts if a.final), key=lambda a: a.ended):
-        return outcome_of(attempt, said.turn_id)
-    return Outcome("unknown", turn_id=said.turn_id)
+    """What the attempts of a message say together: the first final one counts (others must agree, which is judged elsewhere). A refusal
+    keeps nothing under its key: it counts where no other attempt was taken."""
+    ends = [outcome_of(a, said.turn_id) for a in sorted((a for a in said.attempts if a.final), key=lambda a: a.ended)]
+    taken = [end for end in ends if end.state != "refused"]
+    return (taken or ends or [Outcome("unknown", turn_id=said.turn_id)])[0]
 
 
 def outcome_of(attempt: Attempt, turn_id: str | None = None) -> Outcome:

@@ -460,6 +460,24 @@ def test_a_rule_may_answer_again_in_the_same_words_when_redis_is_back() -> None:
     assert rules(evidence) == {"repeated"}
 
 
+def test_both_tiers_may_have_given_a_rules_answer_where_redis_was_away() -> None:
+    evidence = history()
+    stored = evidence.turns["amber", turn_id(1)]
+    stored["result"] = {**stored["result"], "route": {**stored["result"]["route"], "tier": "heavy"}}
+    assert rules(evidence) == {"stored"}
+    assert rules(without_redis(evidence, 1.0, 1.4)) == set()
+    stored["result"]["message"] = "We open at 10."
+    assert "stored" in rules(evidence)
+
+
+def test_a_refusal_keeps_nothing_under_its_key() -> None:
+    """Of two that came at once one found the session busy, and the other one did not any more."""
+    evidence = history()
+    busy = {"code": "session_busy", "title": "Session busy", "turn_id": turn_id(2)}
+    evidence.said[0].attempts.append(Attempt("query", 1.0, 1.1, 409, body=busy, final=True))
+    assert rules(evidence) == set()
+
+
 def test_of_messages_that_became_one_the_answer_names_one() -> None:
     evidence = history()
     evidence.sessions[0].messages[2]["content"] += f"\n{message('effect', 8)}"

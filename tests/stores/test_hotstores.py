@@ -139,6 +139,14 @@ async def test_a_consumer_that_did_not_finish_gets_its_entries_again(store: HotS
     assert [i.entry for i in await store.journal_read("a", 10)] == [b"2"]
 
 
+async def test_who_is_in_a_hurry_gets_what_another_consumer_has_had_for_a_moment(store: HotStore) -> None:
+    await store.record(GATE, PENDING, "t_1", b"1", b"r")
+    await store.journal_read("a", 10)
+    await asyncio.sleep(0.1)
+    assert await store.journal_read("b", 10) == []
+    assert [i.entry for i in await store.journal_read("b", 10, silent=0.05)] == [b"1"]
+
+
 async def test_done_without_an_item_id_clears_only_the_pending_entry(store: HotStore) -> None:
     await store.record(GATE, PENDING, "t_1", b"1", b"r")
     await store.journal_done([("", PENDING, "t_1")])

@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from common.contracts.query import Query
+from common.contracts.ticket import Plan
 from common.endpoints.call import HttpCaller
-from common.errors import LoadsplitError
+from common.errors import BudgetExceeded, LoadsplitError
 from common.hotstore.protocol import HotStore
 from common.telemetry.metrics import Metrics
 from heavy.agent.scripted import Say
-from heavy.jobs.dispatch import Dispatcher
+from heavy.jobs.dispatch import Costs, Dispatcher
 from heavy.jobs.rows import TaskRow
 from heavy.jobs.schedules import Scheduler
 from heavy.jobs.settle import Settling
@@ -66,15 +68,22 @@ class JobNode(Node):
             metrics=self.metrics,
             slots=slots,
             max_inflight=max_inflight,
+            rules=self.plan,
         )
+        self.plans: dict[str, Plan] = {}
         self.scheduler = Scheduler(stores.schedules, self.dispatcher, self.metrics)
 
     @asynccontextmanager
-    async def enter(self, tenant: str) -> AsyncIterator[None]:
-        """The door of a tenant; closed for those in `closed`."""
-        if tenant in self.closed:
-            raise self.closed[tenant]
+    async def enter(self, tenant: str, costs: Costs) -> AsyncIterator[None]:
+        """The door of a tenant, closed for those in `closed`; what asks no model does not mind that a budget is spent."""
+        refusal = self.closed.get(tenant)
+        if refusal is not None and (not isinstance(refusal, BudgetExceeded) or await costs()):
+            raise refusal
         yield
+
+    def plan(self, query: Query) -> Plan:
+        """What the rules make of a message: what stands in `plans`."""
+        return self.plans.get(query.message, Plan())
 
     async def submit(self, task_id: str, message: str = "hello there", **other: Any) -> TaskRow:
         """Stores a task of tenant acme."""

@@ -27,7 +27,8 @@ from heavy.turns.run import RunParts
 from heavy.turns.stores import Stores
 from tests.support.waiting import wait_until
 
-WORKFLOW = '{"agent_id": "shop", "skills": [{"skill_id": "talk", "description": "Talk", "execution_mode": "agent"}]}'
+WORKFLOW = """{"agent_id": "shop", "skills": [{"skill_id": "talk", "description": "Talk", "execution_mode": "agent"}],
+ "flows": [{"flow_id": "hours", "trigger_patterns": ["opening hours"], "response_template": "We open at 9."}]}"""
 OTHER = '{"agent_id": "other", "skills": [{"skill_id": "talk", "description": "Talk", "execution_mode": "agent"}]}'
 TALK = Plan("skill", "talk", "talk")
 
@@ -89,7 +90,7 @@ class Node:
     async def task(self, turn_id: str, message: str = "hello there friend", attempts: int = 3) -> OwnedTurn | TurnRow:
         """Runs a task."""
         query = Query(message, "s1", "u1", "shop")
-        return await self.turns.run_task(query, tenant="acme", turn_id=turn_id, max_attempts=attempts, request_id="r1")
+        return await self.turns.run_task(query, tenant="acme", turn_id=turn_id, plan=None, max_attempts=attempts, request_id="r1")
 
     async def row(self, turn_id: str) -> TurnRow:
         """The turn in the database."""

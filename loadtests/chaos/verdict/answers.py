@@ -11,8 +11,9 @@ BY_REQUEST = ("request_id",)  # members of a problem that belong to the request,
 
 
 def answered(book: Book) -> tuple[list[Violation], dict[str, int]]:
-    """The reply names its message (of several that became one: one of them) and no other, and is the result of the turn as it is stored."""
-    violations = []
+    """The reply names its message (of several that became one: one of them) and no other, and is the result of the turn as it is stored.
+    A rule's may be that of the LLM tier, which had the same request while Redis was away and died before it could tell."""
+    violations, both = [], 0
     for said in book.evidence.said:
         known = book.outcomes[said.marker]
         if known.reply is None:
@@ -28,8 +29,11 @@ def answered(book: Book) -> tuple[list[Violation], dict[str, int]]:
             if not book.by_a_rule_without_redis(said):
                 violations.append(Violation("stored", at, "the turn", "nothing under its id"))
         elif turn["state"] != "done" or turn["result"] != known.reply:
+            if said.key and turn["result"] and _by_the_rule_now(turn["result"], known.reply) and book.redis_was_away(said.sent, known.at):
+                both += 1
+                continue
             violations.append(Violation("stored", at, f"done, {known.reply}", f"{turn['state']}, {turn['result'] or turn['error']}"))
-    return violations, {}
+    return violations, {"rule answers of both tiers under a key, after Redis was away": both}
 
 
 def ended(book: Book) -> tuple[list[Violation], dict[str, int]]:
@@ -62,7 +66,8 @@ def repeated(book: Book) -> tuple[list[Violation], dict[str, int]]:
         for attempt in kept[1:]:
             first, again = ((kind, without(data, *BY_REQUEST)) for kind, data in (told(kept[0]), told(attempt)))
             same = _same(first, again)
-            if not same and _by_the_rule_now(first, again) and book.redis_was_away(said.sent, attempt.began):
+            complete = first[0] == again[0] == "complete"
+            if not same and complete and _by_the_rule_now(first[1], again[1]) and book.redis_was_away(said.sent, attempt.began):
                 twice += 1
                 continue
             if not same:
@@ -72,11 +77,10 @@ def repeated(book: Book) -> tuple[list[Violation], dict[str, int]]:
     return violations, {"replies under a key that had one": repeats, "rule answers given twice under a key, after Redis was away": twice}
 
 
-def _by_the_rule_now(first: tuple[str, Any], again: tuple[str, Any]) -> bool:
+def _by_the_rule_now(first: Any, again: Any) -> bool:
     """Whether it is the same answer of the same turn by the other tier."""
-    if first[0] != "complete" or again[0] != "complete" or again[1]["route"]["tier"] != "lightweight":
-        return False
-    return all(first[1][name] == again[1][name] for name in ("message", "turn_id", "session_id"))
+    same = all(first[name] == again[name] for name in ("message", "turn_id", "session_id"))
+    return same and again["route"]["tier"] == "lightweight"
 
 
 def _same(first: tuple[str, object], again: tuple[str, object]) -> bool:

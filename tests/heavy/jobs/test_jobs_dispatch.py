@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from common.contracts.ticket import Plan
 from common.errors import BudgetExceeded, LoadsplitError, RateLimited
 from common.hotstore.memory import MemoryHotStore
 from heavy.jobs import dispatch, settle
@@ -159,6 +160,29 @@ async def test_at_a_limit_of_its_tenant_a_task_waits(here: JobNode, refusal: Loa
     assert (again.attempts, again.error) == (0, None)
     assert here.dispatcher.room("task") >= 7  # the others' tasks go on
     here.closed.clear()
+
+
+async def test_what_a_rule_answers_asks_no_model(here: JobNode) -> None:
+    """Also where the tenant has spent its budget. In a conversation the skill has the word, as ever."""
+    here.plans["opening hours"] = Plan("flow", "hours", "opening hours")
+    here.closed["acme"] = BudgetExceeded("it is spent", retry_after=30)
+    await here.submit("t_1", "opening hours", session_id="s1")
+    await here.submit("t_2", "something else", session_id="s2")
+    assert await here.dispatcher.look(deep=False) == 2
+    task = await here.until("t_1", "success")
+    assert task.turn is not None
+    assert task.turn.reply is not None
+    assert task.turn.reply["message"] == "We open at 9."
+    assert task.turn.reply["route"] == {
+        "tier": "heavy",
+        "action_type": "flow",
+        "action_target": "hours",
+        "matched_by": "rule",
+        "pattern": "opening hours",
+    }
+    assert task.turn.reply["usage"]["llm_calls"] == 0
+    assert here.gateway.requests == []
+    assert (await here.until("t_2", "pending")).turn is None
 
 
 async def test_a_task_is_given_to_the_node_that_has_room(stores: JobStores, hotstore: MemoryHotStore) -> None:
