@@ -161,7 +161,9 @@ def test_a_wiped_redis_loses_no_llm_turn(split: Split, whole_redis: RedisServer)
     assert is_recorded(split)  # the journal's consumer group is made again
 
 
-def test_postgres_away(split: Split, whole_postgres: PostgresServer) -> None:
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("seconds", [0, pytest.param(60, marks=pytest.mark.long)])
+def test_postgres_away(split: Split, whole_postgres: PostgresServer, seconds: int) -> None:
     """Longer than the grace of a restart: 503 for LLM turns, rules as ever, and all that was accepted is there afterwards."""
     client, postgres = split.client, whole_postgres
     acknowledged = [client.ask("tell me something", f"away-{n}").json["turn_id"] for n in range(3)]
@@ -180,6 +182,10 @@ def test_postgres_away(split: Split, whole_postgres: PostgresServer) -> None:
         assert time.monotonic() - start < 0.5
         assert max(ask_rules(client, "away-rule", 50)) < 0.5
         assert client.call("GET", "/api/v1/session/away-0").status == 503
+        for _ in range(seconds):
+            time.sleep(1)
+            assert client.ask("tell me something", "away-new-0").status == 503
+            assert max(ask_rules(client, "away-rule", 5)) < 0.5
     finally:
         postgres.start()
     wait_until_sync(lambda: client.ask("tell me something", "away-new-0").status == 200, "PostgreSQL is used again", 5)

@@ -13,10 +13,12 @@ import threading
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.support.threaded import served
 
 FLOOD_BYTES = 1_000_000_000
 BOMB_BYTES = 100_000_000
@@ -48,34 +50,18 @@ class OddApi:
     released: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> OddApi:
-        api = self
-
-        class Handler(_Handler):
-            owner = api
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-            request_queue_size = 128
-
-            def get_request(self) -> tuple[socket.socket, Any]:
-                api.connections += 1
-                return super().get_request()
-
-            def handle_error(self, request: Any, client_address: Any) -> None:
-                """A client that hangs up in the middle is what is tested."""
-
+        handler = type("Handler", (_Handler,), {"owner": self})
         # On every address of the machine: whoever reaches it by an odd spelling is counted.
-        self._server = Server(("0.0.0.0", 0), Handler)
-        self.port = int(self._server.server_address[1])
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
+        self._serving = served(handler, self._connected, "0.0.0.0")
+        self.port = self._serving.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.released.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self._serving.__exit__(None, None, None)
+
+    def _connected(self) -> None:
+        self.connections += 1
 
     @property
     def url(self) -> str:

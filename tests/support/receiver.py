@@ -10,11 +10,13 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import TracebackType
 from typing import Any
 
 import standardwebhooks
+
+from tests.support.threaded import served
 
 HANG_SECONDS = 60.0
 # A status, a status with headers, or "hang": 204, but not before the path is released.
@@ -57,34 +59,18 @@ class Receiver:
     _released: dict[str, threading.Event] = field(default_factory=lambda: defaultdict(threading.Event))
 
     def __enter__(self) -> Receiver:
-        receiver = self
-
-        class Handler(_Handler):
-            owner = receiver
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-            request_queue_size = 128
-
-            def get_request(self) -> Any:
-                receiver.connections += 1
-                return super().get_request()
-
-            def handle_error(self, request: Any, client_address: Any) -> None:
-                """A sender that hangs up is what is tested."""
-
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self.port = int(self._server.server_address[1])
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
+        handler = type("Handler", (_Handler,), {"owner": self})
+        self._serving = served(handler, self._connected)
+        self.port = self._serving.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for path in list(self._released):
             self.release(path)
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self._serving.__exit__(None, None, None)
+
+    def _connected(self) -> None:
+        self.connections += 1
 
     @property
     def url(self) -> str:

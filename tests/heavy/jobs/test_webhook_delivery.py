@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,6 @@ from common.hotstore.memory import MemoryHotStore
 from common.telemetry.metrics import Metrics
 from heavy.jobs import webhooks
 from heavy.jobs.webhooks import LONGEST_RETRY_AFTER, SCHEDULE, Deliverer
-from heavy.storage.open import open_stores
 from heavy.turns.notes import tell, tell_deliverers
 from heavy.turns.stores import DatabaseUnavailable, Stores
 from heavy.turns.webhooks import Change, DeliveryRow
@@ -38,13 +36,6 @@ POLICY = EgressPolicy(("127.0.0.1",), public_only=True)
 def there() -> Iterator[Receiver]:
     with Receiver() as it:
         yield it
-
-
-@pytest.fixture
-async def stores(tmp_path: Path) -> AsyncIterator[Stores]:
-    opened = await open_stores(f"sqlite:///{tmp_path}/test.db")
-    yield opened
-    await opened.aclose()
 
 
 @pytest.fixture
