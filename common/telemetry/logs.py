@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import sys
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
 import orjson
 
 STRUCK = "***"
+REPEAT_SECONDS, MOST_TOLD = 30.0, 1000
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 _SENSITIVE = r"(?:[\w-]*(?:api[_-]?key|apikey|secret|passw(?:or)?d|token(?!s)|authorization|cookie)[\w-]*)"
 _NAMED = re.compile(rf"(?i)\A{_SENSITIVE}\Z")
@@ -54,6 +57,33 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line, default=_unknown, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
+class Repeats(logging.Filter):
+    """Lets a warning that is the same as one before through every `seconds` only: what is tried again all the time says so once while a
+    store is away. `repeated` then counts those that were held back. `clock` is monotonic seconds."""
+
+    def __init__(self, seconds: float = REPEAT_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._clock = clock
+        self._told: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is written."""
+        if record.levelno != logging.WARNING or record.exc_info:
+            return True
+        now, what = self._clock(), (record.name, record.getMessage())
+        since, held = self._told.get(what, (-math.inf, 0))
+        if now - since < self._seconds:
+            self._told[what] = (since, held + 1)
+            return False
+        self._told[what] = (now, 0)
+        if held:
+            record.repeated = held
+        while len(self._told) > MOST_TOLD:
+            del self._told[next(iter(self._told))]
+        return True
+
+
 # Libraries that log URLs and bodies at info and debug.
 CHATTY = ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "anthropic", "mcp", "asyncio", "urllib3")
 
@@ -62,6 +92,7 @@ def setup_logging(level: str = "info", stream: TextIO | None = None) -> None:
     """Sends everything of the root logger at `level` and above to stderr as JSON lines. Calling it again replaces the former handler."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
+    handler.addFilter(Repeats())
     root = logging.getLogger()
     for old in [h for h in root.handlers if isinstance(h.formatter, JsonFormatter)]:
         root.removeHandler(old)

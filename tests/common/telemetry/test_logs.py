@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from common.telemetry.logs import JsonFormatter, redact, setup_logging
+from common.telemetry.logs import JsonFormatter, Repeats, redact, setup_logging
 
 
 @pytest.fixture
@@ -98,3 +98,29 @@ def test_secrets_in_extra_fields(stream: io.StringIO) -> None:
     assert line["url"] == "http://u:***@h"
     assert line["input_tokens"] == "5"
     assert "abcdefghijk" not in line["raw"]
+
+
+def test_the_same_warning_is_written_every_half_minute() -> None:
+    """Others are not held up, nor are errors; the next one counts those that were."""
+    now, out = [0.0], io.StringIO()
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(JsonFormatter())
+    handler.addFilter(Repeats(30, lambda: now[0]))
+    log = logging.Logger("repeats")
+    log.addHandler(handler)
+    for now[0] in (0.0, 1.0, 29.0, 30.0, 31.0):
+        log.warning("the store is away: %s", "gone")
+    now[0] = 60.0
+    log.warning("the store is away: %s", "refused")
+    log.warning("the store is away: %s", "gone")
+    log.error("broken")
+    log.error("broken")
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [(line["message"].rpartition(": ")[2], line.get("repeated")) for line in lines] == [
+        ("gone", None),
+        ("gone", 2),
+        ("refused", None),
+        ("gone", 1),
+        ("broken", None),
+        ("broken", None),
+    ]

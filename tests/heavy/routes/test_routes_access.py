@@ -70,7 +70,7 @@ async def test_a_key_is_made_used_and_revoked(desk: Desk, caplog: pytest.LogCapt
         assert (status, gone["state"]) == (200, "revoked")
     assert await asks(desk, made["key"]) == 401
     assert (await desk("acme-admin", "GET", "keys"))[1]["keys"] == [gone]
-    assert made["key"].rpartition("_")[2] not in caplog.text
+    assert made["key"][-20:] not in caplog.text
 
 
 async def test_a_tenants_admin_reaches_its_own_keys_only(desk: Desk) -> None:
