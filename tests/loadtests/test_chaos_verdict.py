@@ -458,6 +458,9 @@ def test_a_rule_may_answer_again_in_the_same_words_when_redis_is_back() -> None:
     assert rules(without_redis(evidence, 1.0, 1.4)) == set()
     evidence.said[0].attempts[1].body = {**first, "message": f"We open at 10, {marker(1)}."}
     assert rules(evidence) == {"repeated"}
+    evidence = without_redis(history(), 1.0, 1.4)
+    evidence.said[0].attempts[1].body = {**first, "route": {**first["route"], "tier": "heavy"}}
+    assert rules(evidence) == set()
 
 
 def test_both_tiers_may_have_given_a_rules_answer_where_redis_was_away() -> None:
@@ -468,6 +471,18 @@ def test_both_tiers_may_have_given_a_rules_answer_where_redis_was_away() -> None
     assert rules(without_redis(evidence, 1.0, 1.4)) == set()
     stored["result"]["message"] = "We open at 10."
     assert "stored" in rules(evidence)
+
+
+def test_what_was_seen_before_the_end_may_stand_behind_an_open_call() -> None:
+    """Of a turn that was broken off, and as its last words."""
+    evidence = history()
+    messages = evidence.sessions[0].messages
+    result = next(m for m in messages if m["role"] == "tool")
+    messages.remove(result)
+    evidence.sessions[0].document["message_count"] -= 1
+    assert "history" in rules(evidence)
+    evidence.turns["amber", turn_id(3)]["state"] = "cancelled"
+    assert "history" not in rules(evidence)
 
 
 def test_a_refusal_keeps_nothing_under_its_key() -> None:

@@ -29,7 +29,7 @@ def answered(book: Book) -> tuple[list[Violation], dict[str, int]]:
             if not book.by_a_rule_without_redis(said):
                 violations.append(Violation("stored", at, "the turn", "nothing under its id"))
         elif turn["state"] != "done" or turn["result"] != known.reply:
-            if said.key and turn["result"] and _by_the_rule_now(turn["result"], known.reply) and book.redis_was_away(said.sent, known.at):
+            if said.key and turn["result"] and _by_the_other_tier(turn["result"], known.reply) and book.redis_was_away(said.sent, known.at):
                 both += 1
                 continue
             violations.append(Violation("stored", at, f"done, {known.reply}", f"{turn['state']}, {turn['result'] or turn['error']}"))
@@ -54,8 +54,8 @@ def ended(book: Book) -> tuple[list[Violation], dict[str, int]]:
 
 
 def repeated(book: Book) -> tuple[list[Violation], dict[str, int]]:
-    """All that was said under one key is the same, and from the second time on it is told as a repetition. In the moment when Redis is
-    back and the LLM tier has not yet told which keys it had meanwhile, a rule may give the same answer once more, in the same words."""
+    """All that was said under one key is the same, and from the second time on it is told as a repetition. When Redis is back, not
+    every process knows it at once, and the LLM tier has not yet told which keys it had: both may give a rule's answer, in the same words."""
     violations, repeats, twice = [], 0, 0
     for said in book.evidence.said:
         finals = sorted((a for a in said.attempts if a.final), key=lambda a: a.ended)
@@ -67,7 +67,7 @@ def repeated(book: Book) -> tuple[list[Violation], dict[str, int]]:
             first, again = ((kind, without(data, *BY_REQUEST)) for kind, data in (told(kept[0]), told(attempt)))
             same = _same(first, again)
             complete = first[0] == again[0] == "complete"
-            if not same and complete and _by_the_rule_now(first[1], again[1]) and book.redis_was_away(said.sent, attempt.began):
+            if not same and complete and _by_the_other_tier(first[1], again[1]) and book.redis_was_away(said.sent, attempt.began):
                 twice += 1
                 continue
             if not same:
@@ -77,10 +77,10 @@ def repeated(book: Book) -> tuple[list[Violation], dict[str, int]]:
     return violations, {"replies under a key that had one": repeats, "rule answers given twice under a key, after Redis was away": twice}
 
 
-def _by_the_rule_now(first: Any, again: Any) -> bool:
-    """Whether it is the same answer of the same turn by the other tier."""
+def _by_the_other_tier(first: Any, again: Any) -> bool:
+    """Whether it is the same answer of the same turn, given by the other tier."""
     same = all(first[name] == again[name] for name in ("message", "turn_id", "session_id"))
-    return same and again["route"]["tier"] == "lightweight"
+    return same and {first["route"]["tier"], again["route"]["tier"]} == {"lightweight", "heavy"}
 
 
 def _same(first: tuple[str, object], again: tuple[str, object]) -> bool:

@@ -8,6 +8,7 @@ from loadtests.chaos.history import Session
 from loadtests.chaos.verdict.book import Book, Violation
 
 ENDED = frozenset({"done", "failed", "cancelled"})
+BROKEN_OFF = frozenset({"failed", "cancelled"})  # what the user had seen by then stands last, also behind a call without a result
 FOR_EVER = frozenset({"ls:journal"})  # a queue: what is in it goes when it is acknowledged
 
 
@@ -69,7 +70,8 @@ def _calls(messages: list[dict[str, Any]], state: str | None) -> list[tuple[str,
                 wrong.append(("a result behind its call, once", f"{call_id}"))
             open_.discard(call_id)
             continue
-        if open_:
+        said_before_its_end = message is messages[-1] and message["role"] == "assistant" and state in BROKEN_OFF
+        if open_ and not said_before_its_end:
             wrong.append(("results before the next message", f"calls {sorted(open_)} without one"))
         open_ = {c["id"] for c in message.get("tool_calls", ())}
         if open_ & seen:
