@@ -55,7 +55,7 @@ def ended(book: Book) -> tuple[list[Violation], dict[str, int]]:
 
 def repeated(book: Book) -> tuple[list[Violation], dict[str, int]]:
     """All that was said under one key is the same, and from the second time on it is told as a repetition. When Redis is back, not
-    every process knows it at once, and the LLM tier has not yet told which keys it had: both may give a rule's answer, in the same words."""
+    every process knows it at once, and the LLM tier has not told which keys it had: both may give a rule's answer, in the same words."""
     violations, repeats, twice = [], 0, 0
     for said in book.evidence.said:
         finals = sorted((a for a in said.attempts if a.final), key=lambda a: a.ended)
