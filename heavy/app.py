@@ -109,7 +109,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         quotas = Quotas(ring, stores.access, hotstore, Node(settings.max_inflight, lambda: turns.room, owner.held), metrics)
         learner = Learner(stores.learned, hotstore, agents)
         mover = JournalMover(stores.turns, hotstore, metrics, owner.name, first_timers(workflows), learner.answered)
-        gates, marks = Gates(hotstore, stores.sessions), Marks(hotstore)
+        gates, marks = Gates(hotstore, stores.sessions), Marks(hotstore, stores.turns)
         parts = RunParts(stores, hotstore, gateway, caller, gates, learner, mcp, quotas.ended)
         lives = Lives(stores=stores, hotstore=hotstore, owner=owner, agents=agents, parts=parts, metrics=metrics)
         turns = Turns(

@@ -114,6 +114,11 @@ def known_of(row: Row) -> tuple[TurnRow, str | None]:
     return turn, row["fingerprint"] if row["alias"] else turn.request.get("fingerprint")
 
 
+def keyed_of(row: Row) -> tuple[str, str, str]:
+    """Tenant, id and fingerprint of a turn that came with an Idempotency-Key."""
+    return row["tenant"], row["turn_id"], from_json(row["request"])["fingerprint"]
+
+
 def stored_message_of(row: Row) -> StoredMessage:
     """A row of `messages`."""
     return StoredMessage(row["turn_seq"], row["turn_id"], row["idx"], message_of(row["content"]), row["at"])

@@ -63,7 +63,7 @@ class Turns:
         self._lives = lives
         self._settle = settle
         self._max_inflight = max_inflight
-        self._marks = marks or Marks(hotstore)
+        self._marks = marks or Marks(hotstore, stores.turns)
         self._accepting = 0
         self.draining = False
 

@@ -119,6 +119,9 @@ class TurnStore(Protocol):
     async def cancel_requests(self, owner: str) -> Mapping[str, str]:
         """This owner's running turns whose end was asked for, by id, with the reason."""
 
+    async def keyed(self, seconds: float, most: int) -> Sequence[tuple[str, str, str]]:
+        """Tenant, id and fingerprint of the newest turns with an Idempotency-Key, none older than so many seconds."""
+
     async def step(
         self, fence: Fence, *, first_idx: int, messages: Sequence[Message], usage: Usage, decision: Mapping[str, Any] | None = None
     ) -> None:

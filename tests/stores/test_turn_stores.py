@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -335,3 +336,15 @@ async def test_one_following_turn_is_accepted_once_by_two_replicas(stores: Store
     assert [r.new_turn for r in results].count(True) == 1
     assert {(r.turn.seq, r.turn.owner) for r in results} in [{(2, "a")}, {(2, "b")}]
     assert (await session_of(stores)).active == 1
+
+
+async def test_turns_with_a_key_are_found_by_their_age(stores: Stores) -> None:
+    """Newest first and of every tenant; words of a user that look like one have none."""
+    await accept(stores, "t_1", session_id="s1", request={"message": 'say "fingerprint":"f9"'})
+    await accept(stores, "t_2", session_id="s2", request={"message": "x", "fingerprint": "f2"})
+    await accept(stores, "t_3", session_id="s3", tenant="other", request={"message": "x", "fingerprint": "f3"})
+    await stores.turns.record_rule_turns([journal_entry("t_4", at=time.time() - 100, fingerprint="f4")])
+    found = [("other", "t_3", "f3"), ("acme", "t_2", "f2"), ("acme", "t_4", "f4")]
+    assert list(await stores.turns.keyed(1000, 10)) == found
+    assert list(await stores.turns.keyed(50, 10)) == found[:2]
+    assert list(await stores.turns.keyed(1000, 1)) == found[:1]

@@ -78,6 +78,13 @@ WHERE a.tenant = $1 AND a.session_id = $2 AND a.alias = ANY($3::text[])
 LIMIT 1
 """
 
+# $1 seconds, $2 most. A request is JSON of ours: in it a user's own quotation marks are escaped.
+KEYED = """
+SELECT tenant, turn_id, request FROM turns
+WHERE request LIKE '%"fingerprint":%' AND created_at > extract(epoch FROM now())::float8 - $1
+ORDER BY created_at DESC LIMIT $2
+"""
+
 # A waiting turn's time has come when no earlier one is active and no other one runs: a turn that was resumed may be earlier than that.
 _ITS_TIME = """NOT EXISTS (
     SELECT 1 FROM turns e WHERE e.tenant = t.tenant AND e.session_id = t.session_id AND e.state IN ('waiting', 'running')

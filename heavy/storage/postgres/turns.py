@@ -24,6 +24,7 @@ from heavy.storage.postgres.sessions import Runner, either
 from heavy.storage.rows import (
     accepted_of,
     event_values,
+    keyed_of,
     known_of,
     message_json,
     opening_of,
@@ -259,6 +260,10 @@ class PostgresTurns:
     async def name(self, tenant: str, session_id: str, alias: str, turn_id: str, fingerprint: str | None) -> None:
         """Gives a turn of the session a further name."""
         await self._database.fetch(sql.NAME, tenant, session_id, alias, turn_id, fingerprint)
+
+    async def keyed(self, seconds: float, most: int) -> Sequence[tuple[str, str, str]]:
+        """Tenant, id and fingerprint of the newest turns with an Idempotency-Key, none older than so many seconds."""
+        return [keyed_of(r) for r in await self._database.fetch(sql.KEYED, seconds, most)]
 
     async def turn_messages(self, tenant: str, turn_id: str) -> Sequence[StoredMessage]:
         """All messages of one turn in order."""

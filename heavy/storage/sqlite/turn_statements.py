@@ -38,6 +38,11 @@ WHERE a.tenant = ?1 AND a.session_id = ?2 AND a.alias = ?3
 LIMIT 1
 """
 
+# A request is JSON of ours: in it a user's own quotation marks are escaped.
+KEYED = """
+SELECT tenant, turn_id, request FROM turns WHERE request LIKE '%"fingerprint":%' AND created_at > ? ORDER BY created_at DESC LIMIT ?
+"""
+
 ALIAS = """
 SELECT t.* FROM turn_aliases a JOIN turns t USING (tenant, turn_id) WHERE a.tenant = ? AND a.session_id = ? AND a.alias = ?
 """

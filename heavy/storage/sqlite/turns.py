@@ -14,6 +14,7 @@ from common.errors import InvalidRequest
 from heavy.llm.types import Message
 from heavy.storage.rows import (
     accepted_of,
+    keyed_of,
     known_of,
     message_json,
     opening_of,
@@ -273,6 +274,10 @@ class SqliteTurns:
     async def name(self, tenant: str, session_id: str, alias: str, turn_id: str, fingerprint: str | None) -> None:
         """Gives a turn of the session a further name."""
         await self._write(lambda c: c.execute(sql.NAME, (tenant, session_id, alias, turn_id, fingerprint)))
+
+    async def keyed(self, seconds: float, most: int) -> Sequence[tuple[str, str, str]]:
+        """Tenant, id and fingerprint of the newest turns with an Idempotency-Key, none older than so many seconds."""
+        return [keyed_of(r) for r in await self._read(lambda c: c.execute(sql.KEYED, (time.time() - seconds, most)).fetchall())]
 
     async def turn_messages(self, tenant: str, turn_id: str) -> Sequence[StoredMessage]:
         """All messages of one turn in order."""
