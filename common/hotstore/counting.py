@@ -1,4 +1,4 @@
-"""The Lua scripts of versioned values, rates, buckets, groups and counters in Redis. Each may be called again: what that does is in protocol.py.
+"""The Lua scripts of versioned values, rates, groups and counters in Redis. Each may be called again: what that does is in protocol.py.
 
 Times are those of the server's clock, so that replicas need not agree on one.
 """

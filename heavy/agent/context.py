@@ -1,4 +1,4 @@
-"""What fits into a model's context: token estimates, valid histories, and the summary that replaces what no longer fits.
+"""What fits into a model's context: valid histories, and the summary that replaces what no longer fits.
 
 It knows messages and a gateway; where histories are kept it does not know.
 """
@@ -6,17 +6,15 @@ It knows messages and a gateway; where histories are kept it does not know.
 from __future__ import annotations
 
 import logging
-import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-
-import orjson
 
 from common.contracts.query import Usage
 from common.errors import LoadsplitError
 from heavy.agent import prompts
 from heavy.agent.said import SHOWN
+from heavy.llm.tokens import estimate, estimate_tools, tokens_of
 from heavy.llm.types import Gateway, LLMRequest, Message, ToolSpec
 
 COMPACT_AT = 0.7  # share of the context from which the older history is summarised
@@ -26,26 +24,7 @@ SHORTENED = 400  # characters that stay of an old tool result when the turn itse
 NO_ANSWER = "(no answer was given)"
 NO_RESULT = '{"error": "the call was interrupted; its result is not known"}'
 
-_WIDE = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
 _log = logging.getLogger(__name__)
-
-
-def tokens_of(text: str) -> int:
-    """An estimate: a token for each Chinese, Japanese or Korean character, one for every four others."""
-    if text.isascii():
-        return len(text) // 4 + 1
-    wide = len(_WIDE.findall(text))
-    return wide + (len(text) - wide) // 4 + 1
-
-
-def estimate(messages: Iterable[Message]) -> int:
-    """Estimated tokens of messages, with four for the frame of each message and each call."""
-    total = 0
-    for m in messages:
-        total += 4 + tokens_of(m.content)
-        for call in m.tool_calls:
-            total += 4 + tokens_of(call.name) + tokens_of(call.arguments)
-    return total
 
 
 def sanitise(messages: Sequence[Message]) -> list[Message]:
@@ -125,7 +104,7 @@ class Window:
         self._history = sanitise(history) if tools else words_only(history)
         self._deadline = deadline
         self._size = gateway.context_tokens(model)
-        self._tools = sum(tokens_of(t.description) + tokens_of(orjson.dumps(t.parameters).decode()) for t in tools)
+        self._tools = estimate_tools(tools)
         self._summary: str | None = None
         self._compacted = False
         self.usage = Usage()

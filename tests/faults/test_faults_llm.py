@@ -58,7 +58,7 @@ def test_after_the_first_token_the_turn_fails(split: Split, llm: Running, provid
 
 
 def test_a_short_retry_after_is_waited_for_and_a_long_one_is_not(split: Split, llm: Running, provider: str) -> None:
-    agent = f"single-{provider}"
+    agent = f"waiting-{provider}"
     split.client.ask("wait one second", f"wait-{provider}", agent_id=agent)
     start = time.monotonic()
     assert split.client.ask("wait one second", f"wait-{provider}", agent_id=agent).json["message"] == "Plain words."
@@ -67,7 +67,13 @@ def test_a_short_retry_after_is_waited_for_and_a_long_one_is_not(split: Split, l
     answer = split.client.ask("wait a minute", f"wait-{provider}", agent_id=agent)
     assert (answer.status, answer.json["code"]) == (502, "llm_error")
     assert time.monotonic() - start < 2
-    assert asked(llm, "wait a minute", provider) == ["only"]
+    assert asked(llm, "wait a minute", provider) == ["waiting"]
+    start = time.monotonic()
+    answer = split.client.ask("after the minute was asked for", f"wait-{provider}", agent_id=agent)
+    assert (answer.status, answer.json["code"]) == (429, "rate_limited")  # nobody is asked, and it says when to come back
+    assert 50 < int(answer.headers["retry-after"]) <= 60
+    assert time.monotonic() - start < 1
+    assert asked(llm, "after the minute", provider) == []
 
 
 @pytest.mark.parametrize(("kind", "level"), [("spend_limit", "error"), ("401", "error"), ("400", "warning")])

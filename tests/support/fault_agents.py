@@ -40,7 +40,7 @@ def write_agents(folder: Path, api_port: int) -> Path:
     made: dict[str, dict[str, Any]] = {"a_shop": WORKFLOW, "odd": _odd(api_port), "secret": _secret(), "slow": _slow()}
     made["clerk"] = _clerk()
     for provider in PROVIDERS:
-        for alias in ("single", "pair"):
+        for alias in ("single", "pair", "waiting", "going-on"):
             made[f"{alias}-{provider}"] = _shop(f"{alias}-{provider}", f"{alias}-{provider}")
         made[f"desk-{provider}"] = _desk(provider)
         made[f"book-{provider}"] = _book(provider)
@@ -51,7 +51,8 @@ def write_agents(folder: Path, api_port: int) -> Path:
 
 
 def write_models(folder: Path, llm_url: str, api_url: str) -> Path:
-    """The models file: for each provider a single target and a pair whose first target is called `bad`; all with short time-outs."""
+    """The models file: for each provider a single target and a pair whose first target is called `bad`; all with short time-outs.
+    `going-on` is the pair with leave to go on with what broke off; `waiting` is asked to wait."""
     urls = {"openai": llm_url + "/v1", "anthropic": llm_url}
     times = {"first_token_timeout": 0.6, "idle_timeout": 0.6}
 
@@ -59,10 +60,14 @@ def write_models(folder: Path, llm_url: str, api_url: str) -> Path:
         return {"provider": provider, "model": model, "base_url": urls[provider], **times, **more}
 
     dollars = {"input": 1000, "cached_input": 1000, "output": 1000}
+    retry = {"budget": 1}  # here every call fails
     models: dict[str, Any] = {"default": {"targets": [target("openai", "good", first_token_timeout=10, idle_timeout=10)]}}
     for provider in PROVIDERS:
-        models[f"single-{provider}"] = {"targets": [target(provider, "only", prices=dollars)]}
-        models[f"pair-{provider}"] = {"targets": [target(provider, "bad"), target(provider, "good")]}
+        pair = [target(provider, "bad", eject_after=0), target(provider, "good")]
+        models[f"single-{provider}"] = {"targets": [target(provider, "only", prices=dollars)], "retry": retry}
+        models[f"pair-{provider}"] = {"targets": pair, "retry": retry}
+        models[f"going-on-{provider}"] = {"targets": pair, "retry": retry, "continue_after_failure": True}
+        models[f"waiting-{provider}"] = {"targets": [target(provider, "waiting")]}
         models[f"quoting-{provider}"] = {"targets": [target(provider, "quoting") | {"base_url": f"{api_url}/llm"}]}
     models["dead"] = {"targets": [target("openai", "gone", base_url="http://127.0.0.1:9/v1"), target("anthropic", "good")]}
     path = folder / "models.json"

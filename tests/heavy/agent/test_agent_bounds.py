@@ -11,12 +11,12 @@ import pytest
 from common.contracts.query import Usage
 from common.errors import DeadlineExceeded
 from common.workflow.schema import Limits
-from heavy.agent.context import estimate
 from heavy.agent.job import Job
 from heavy.agent.loop import run_agent
 from heavy.agent.scripted import Say, ScriptedGateway
 from heavy.agent.steps import ApprovalDecision, Ended
 from heavy.agent.toolbox import Toolbox
+from heavy.llm.tokens import estimate
 from heavy.llm.types import Chunk, LLMCallFailed, LLMRequest, Message, TextDelta, ToolCall
 from tests.support.agent_runs import SPECS, USER, Tools, refund_script, run
 

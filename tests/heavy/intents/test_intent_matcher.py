@@ -10,10 +10,10 @@ import pytest
 
 from common.errors import DeadlineExceeded
 from common.workflow.schema import Workflow
-from heavy.agent.context import estimate
 from heavy.agent.scripted import Say, ScriptedGateway
 from heavy.intents.candidates import candidates
 from heavy.intents.matcher import Intent, match_intent, read_intent
+from heavy.llm.tokens import estimate
 from heavy.llm.types import Message, ToolCall
 
 ENDPOINT = {"url": "http://127.0.0.1:1/orders/{order_id}"}
