@@ -42,7 +42,8 @@ from heavy.jobs.timers import Timers
 from heavy.jobs.upkeep import Retention, Upkeep
 from heavy.jobs.webhooks import Deliverer
 from heavy.llm.gateway import open_gateway
-from heavy.llm.targets import default_targets, load_targets
+from heavy.llm.models_file import ModelsFile, watch_models
+from heavy.llm.targets import default_targets
 from heavy.routes.counted import Counted
 from heavy.routes.state import Explain, Heavy
 from heavy.routes.table import query_routes, resource_routes, watch_routes
@@ -89,7 +90,8 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
     workflows = given.workflows or read_workflows(settings)
     metrics = given.metrics or Metrics()
     agents = Agents(workflows)
-    targets = load_targets(settings.models, settings.environ) if settings.models else default_targets(settings.environ, given.demo_llm)
+    models = ModelsFile(settings.models, settings.environ) if settings.models else None
+    targets = models.read() if models else default_targets(settings.environ, given.demo_llm)
     async with contextlib.AsyncExitStack() as stack:
         stores = await open_stores(settings.database)
         stack.push_async_callback(stores.aclose)
@@ -137,6 +139,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             *(mover.drain, gates.pay, marks.pay, timers.run, deliverer.run, learner.work, session_reader.end_when_draining),
             *(dispatcher.run, dispatcher.listen, settling.run, upkeep.purge, upkeep.measure),
             Scheduler(stores.schedules, dispatcher, metrics).run,
+            *([partial(watch_models, models, gateway)] if models else []),
         )
         for work in background:
             stack.push_async_callback(stop, asyncio.create_task(keep(work)))

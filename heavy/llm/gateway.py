@@ -12,9 +12,10 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Container, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from common.contracts.query import Usage
@@ -122,6 +123,11 @@ class LLMGateway:
     def aliases(self) -> tuple[str, ...]:
         """The names that the models file declares."""
         return tuple(self._aliases)
+
+    @property
+    def speaks(self) -> frozenset[str]:
+        """The providers whose connections are open."""
+        return frozenset(self._providers)
 
     async def legs(self, ask: Ask) -> AsyncGenerator[GatewayLeg, None]:
         """The targets' turns at a call: see heavy.llm.legs."""
@@ -312,13 +318,21 @@ async def open_gateway(
         await gateway.aclose()
 
 
-def open_providers(targets: Declared, but: frozenset[str] = frozenset()) -> dict[str, Provider]:
-    """The providers that the targets need, by name, `but` for those that are there already. Imports only the SDKs that are used: each costs
-    about a second and 50 MB."""
-    every = {target for alias in targets.values() for target in (alias.targets if isinstance(alias, Alias) else alias)}
-    wanted: set[str] = {target.provider for target in every if target.provider not in but}
+def open_providers(targets: Declared, but: Container[str] = ()) -> dict[str, Provider]:
+    """The providers that the targets need, by name, `but` for those that are there already."""
+    every = _every(targets)
     opened: dict[str, Provider] = {}
-    for name in sorted(wanted):
-        module = importlib.import_module(f"heavy.llm.providers.{name}")
-        opened[name] = getattr(module, _PROVIDERS[name])([t for t in every if t.provider == name])
+    for name, module in import_sdks(targets).items():
+        if name not in but:
+            opened[name] = getattr(module, _PROVIDERS[name])([t for t in every if t.provider == name])
     return opened
+
+
+def import_sdks(targets: Declared) -> dict[str, ModuleType]:
+    """The modules of the providers that the targets need. Only the SDKs that are used: each costs about a second and 50 MB."""
+    names = sorted({str(target.provider) for target in _every(targets)})
+    return {name: importlib.import_module(f"heavy.llm.providers.{name}") for name in names}
+
+
+def _every(targets: Declared) -> set[Target]:
+    return {target for alias in targets.values() for target in (alias.targets if isinstance(alias, Alias) else alias)}
