@@ -109,18 +109,20 @@ class Window:
         self._compacted = False
         self.usage = Usage()
 
-    async def messages(self, system: str, transcript: Sequence[Message]) -> list[Message]:
-        """System prompt, history (or its summary) and transcript, in the context's size. Adds the cost of a summary to `usage`."""
-        fixed = self._tools + tokens_of(system) + estimate(transcript)
+    async def messages(self, system: str, transcript: Sequence[Message], notes: str = "") -> list[Message]:
+        """System prompt, history (or its summary) and transcript, in the context's size. Adds the cost of a summary to `usage`.
+
+        `notes` are a system message of their own, so that what providers cache, the beginning, is the same for all sessions.
+        """
+        fixed = self._tools + tokens_of(system) + tokens_of(notes) + estimate(transcript)
         if self._history and not self._compacted and fixed + estimate(self._history) > COMPACT_AT * self._size:
             self._compacted = True
             older, self._history = newest(self._history, min(KEEP * self._size, COMPACT_AT * self._size - fixed))
             self._summary = await self._summarise(older) if older else None
         _, history = newest(self._history, FULL * self._size - fixed) if self._history else ([], [])
-        head = [Message("system", system)]
-        if self._summary:
-            head.append(Message("system", prompts.summary_note(self._summary)))
-        return [*head, *history, *shorten(noted(transcript), FULL * self._size - self._tools - tokens_of(system))]
+        more = [notes, prompts.summary_note(self._summary) if self._summary else ""]
+        head = [Message("system", system), *(Message("system", text) for text in more if text)]
+        return [*head, *history, *shorten(noted(transcript), FULL * self._size - self._tools - tokens_of(system) - tokens_of(notes))]
 
     async def _summarise(self, older: Sequence[Message]) -> str | None:
         """The older part in a few sentences, None when that fails: then it is simply left out."""

@@ -29,7 +29,7 @@ class Ask:
     ledger."""
 
     alias: str
-    spender: Spender = Spender()
+    spender: Spender = field(default_factory=Spender)
     tokens: int = 0
     most_output: int = 0
     timeout: float | None = None

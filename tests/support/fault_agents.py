@@ -86,6 +86,7 @@ def write_script(folder: Path) -> Path:
     flood = " ".join(f"word{n}" + "x" * 10_000 for n in range(400))
     rules.append({"when": {"user": "a flood of words"}, "text": flood, "token_ms": 0})
     rules.append({"when": {"user": "a very long story"}, "text": " ".join(f"word{n}" for n in range(400)), "token_ms": 20})
+    rules.append({"when": {"user": "broke off in the middle"}, "text": " and then the rest."})
     rules.append({"when": {"user": "after \\w+"}, "text": "These words come before it breaks off for good."})
     rules += _clerk_rules()
     intent = [{"when": {"purpose": "intent", "user": "send it back"}, "tool_calls": [{"name": "returns_desk"}]}]
@@ -110,7 +111,8 @@ def _faults() -> list[dict[str, Any]]:
         for kind in PASSING:
             faults.append({"kind": kind, "when": on(f"once {kind}\\b"), "every": 2})
         for kind in BREAKING:
-            faults.append({"kind": kind, "when": on(f"after {kind}\\b"), "every": 1, "after_tokens": 3, **stall})
+            faults.append({"kind": kind, "when": on(f"after {kind} (single|pair|going on)"), "every": 1, "after_tokens": 3, **stall})
+            faults.append({"kind": kind, "when": on(f"after {kind} unstreamed", model="bad"), "every": 1, **stall})
         for kind in ("spend_limit", "401", "400"):
             faults.append({"kind": kind, "when": on(f"always {kind}\\b"), "every": 1})
         faults.append({"kind": "429", "when": on("wait one second"), "every": 2, "retry_after": 1})

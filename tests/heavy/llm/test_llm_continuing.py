@@ -115,7 +115,8 @@ async def test_where_a_tool_call_had_begun_nobody_goes_on(provider: str) -> None
 
 async def test_without_leave_a_failure_is_final() -> None:
     async with running(profile()) as (url, simulator):
-        async with open_gateway({"default": (target(url, "openai", "bad"), target(url, "openai", "good"))}) as gateway:
+        alias = Alias.of(target(url, "openai", "bad"), target(url, "openai", "good"))
+        async with open_gateway({"default": alias}) as gateway:
             with pytest.raises(LLMCallFailed) as caught:
                 await answer(gateway)
     assert (caught.value.partial, simulator.calls) == ("one two three", 1)

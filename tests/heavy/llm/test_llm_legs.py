@@ -117,12 +117,12 @@ async def test_what_is_final_ends_it() -> None:
 
 
 async def test_a_relay_that_has_passed_the_first_byte_on_ends_there() -> None:
-    at = gateway(Alias.of(A, B))
-    error = failure("reset")
+    legs = gateway(Alias.of(A, B)).legs(Ask("default"))
+    leg = await anext(legs)
+    leg.first_token()
+    leg.failed(failure("reset"))
     with pytest.raises(LLMCallFailed):
-        async for leg in at.legs(Ask("default")):
-            leg.first_token()
-            leg.failed(error)
+        await anext(legs)
 
 
 async def test_only_targets_of_the_protocol_of_a_relayed_body() -> None:

@@ -41,6 +41,12 @@ def test_only_a_change_is_news(tmp_path: Path) -> None:
     assert file.news() is None
 
 
+def test_without_a_file_the_environment_says_what_there_is_and_nothing_changes() -> None:
+    file = ModelsFile(None, {}, "http://127.0.0.1:8900/v1")
+    assert file.read()["default"].targets[0].model == "demo"
+    assert file.news() is None
+
+
 @pytest.mark.parametrize("text", ["models: {a: {targets: [{provider: openai, modle: x}]}}", "no: [models", ""])
 def test_a_file_that_does_not_hold_is_one_line_and_no_news(tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str) -> None:
     path = tmp_path / "models.json"
