@@ -27,6 +27,9 @@ ALARMING = frozenset({"auth", "not_found", "spend_limit"})
 # With a time to wait these are no fault of the target: it is only asked to pause.
 WANTS_A_PAUSE = frozenset({"rate_limited", "overloaded"})
 
+# Seconds by which a timer may go off early.
+CLOSE = 0.05
+
 Settle = Callable[[Usage | None], None]
 log = logging.getLogger(__name__)
 
@@ -127,7 +130,7 @@ class GatewayLeg:
         if error.retry_after is not None and error.kind in WANTS_A_PAUSE:
             standing.pause(error.retry_after, now)
             standing.health.undecided(self._place.probe)
-        elif error.kind in FINAL:
+        elif error.kind in FINAL or self._ran_out(error):
             standing.health.undecided(self._place.probe)
         else:
             standing.health.failed(now, self._place.probe)
@@ -158,6 +161,10 @@ class GatewayLeg:
     def abandoned(self, text: str) -> None:
         """The caller has gone after so much text, and the provider has told no counts: they are guessed."""
         self.left(self._guess(text), estimated=True)
+
+    def _ran_out(self, error: LLMCallFailed) -> bool:
+        """Whether it was the caller's time that was over, which says nothing about the target."""
+        return error.kind == "timeout" and self.timeout is not None and self._loop.time() - self._began >= self.timeout - CLOSE
 
     def _guess(self, text: str) -> Usage:
         usage = Usage(llm_calls=1, input_tokens=self._ask.tokens, output_tokens=tokens_of(text) if text else 0)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from common.contracts.query import Usage
-from common.errors import BudgetExceeded, DependencyUnavailable
+from common.errors import BudgetExceeded, DeadlineExceeded, DependencyUnavailable
 from common.telemetry.metrics import Metrics
 from heavy.llm.aliases import Alias, Group
-from heavy.llm.gateway import LLMGateway
+from heavy.llm.gateway import LLMGateway, open_gateway
 from heavy.llm.health import FIRST_SECONDS
 from heavy.llm.legs import Ask
-from heavy.llm.types import LLMCallFailed, Prices, Spender, Target
+from heavy.llm.types import LLMCallFailed, LLMRequest, Message, Prices, Spender, Target
+from loadtests.simulators.llm import running
+from loadtests.simulators.profile import Profile
 from tests.support.llm_books import RecordingBooks, RecordingPurse
 
 A = Target("openai", "a", prices=Prices(100, 10, 1000))
@@ -181,6 +185,36 @@ async def test_a_wrong_request_says_nothing_about_the_target() -> None:
         with pytest.raises(LLMCallFailed):
             await walk(at, failure("invalid_request"))
     assert await walk(at, Usage()) == ["a"]
+
+
+async def test_a_callers_short_time_says_nothing_about_the_target() -> None:
+    async with running(Profile(first_token_ms=3000, token_ms=0)) as (url, _):
+        slow = replace(A, base_url=f"{url}/v1", eject_after=1)
+        async with open_gateway({"default": Alias.of(slow)}) as at:
+            for _ in range(2):
+                with pytest.raises(DeadlineExceeded):
+                    await at.complete(LLMRequest("default", [Message("user", "Hello")], timeout=0.6))
+                assert not at._standings.of(slow).health.out
+        impatient = replace(slow, total_timeout=0.2)
+        async with open_gateway({"default": Alias.of(impatient)}) as at:
+            with pytest.raises(LLMCallFailed):
+                await at.complete(LLMRequest("default", [Message("user", "Hello")], timeout=10.0))
+            assert at._standings.of(impatient).health.out
+
+
+async def test_a_balanced_alias_gives_more_to_the_quicker_target() -> None:
+    rules = [{"when": {"model": "slow"}, "text": "ok", "first_token_ms": 150}, {"text": "ok"}]
+    async with running(Profile.model_validate({"first_token_ms": 5, "token_ms": 0, "rules": rules})) as (url, simulator):
+        targets = tuple(Target("openai", model, base_url=f"{url}/v1", api_key="k") for model in ("slow", "quick"))
+        async with open_gateway({"default": Alias((Group(targets, "balanced"),))}) as at:
+
+            async def caller() -> None:
+                for _ in range(15):
+                    await at.complete(LLMRequest("default", [Message("user", "Hello")]))
+
+            await asyncio.gather(*(caller() for _ in range(6)))
+    assert simulator.by_model["slow"] + simulator.by_model["quick"] == 90
+    assert simulator.by_model["quick"] > 1.5 * simulator.by_model["slow"] > 0
 
 
 async def test_new_aliases_hold_from_the_next_call_on_and_what_is_known_is_kept() -> None:
