@@ -119,10 +119,9 @@ class LLMGateway:
         """The targets of an alias, in the order of the file. Raises DependencyUnavailable where there are none."""
         return self._alias(model)[1].targets
 
-    @property
-    def aliases(self) -> tuple[str, ...]:
-        """The names that the models file declares."""
-        return tuple(self._aliases)
+    def catalogue(self) -> dict[str, tuple[Target, ...]]:
+        """The aliases that hold now, with their targets."""
+        return {name: alias.targets for name, alias in self._aliases.items()}
 
     @property
     def speaks(self) -> frozenset[str]:

@@ -228,4 +228,4 @@ async def test_new_aliases_hold_from_the_next_call_on_and_what_is_known_is_kept(
     await legs.aclose()
     assert await walk(at, Usage()) == ["b"]  # a is still out
     assert await walk(at, Usage(), alias="new") == ["b"]
-    assert at.aliases == ("default", "new")
+    assert at.catalogue() == {"default": (A, B), "new": (B,)}

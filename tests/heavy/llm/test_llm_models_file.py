@@ -83,7 +83,7 @@ async def test_a_changed_file_is_in_force_a_moment_later_also_with_another_provi
             assert (await gateway.complete(LLMRequest("openai", [Message("user", "Hello")]))).target == "openai/one"
             write(path, ("openai", "two", f"{url}/v1"), ("anthropic", "three", url))
             with caplog.at_level(logging.INFO):
-                await wait_until(lambda: "anthropic" in gateway.aliases, "the changed file is in force")
+                await wait_until(lambda: "anthropic" in gateway.catalogue(), "the changed file is in force")
             assert (await gateway.complete(LLMRequest("openai", [Message("user", "Hello")]))).target == "openai/two"
             assert (await gateway.complete(LLMRequest("anthropic", [Message("user", "Hello")]))).target == "anthropic/three"
             with pytest.raises(DependencyUnavailable):
