@@ -42,7 +42,7 @@ from heavy.jobs.timers import Timers
 from heavy.jobs.upkeep import Retention, Upkeep
 from heavy.jobs.webhooks import Deliverer
 from heavy.llm.gateway import open_gateway
-from heavy.llm.targets import default_targets, load_targets
+from heavy.llm.models_file import ModelsFile, watch_models
 from heavy.routes.counted import Counted
 from heavy.routes.state import Explain, Heavy
 from heavy.routes.table import query_routes, resource_routes, watch_routes
@@ -89,7 +89,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
     workflows = given.workflows or read_workflows(settings)
     metrics = given.metrics or Metrics()
     agents = Agents(workflows)
-    targets = load_targets(settings.models, settings.environ) if settings.models else default_targets(settings.environ, given.demo_llm)
+    models = ModelsFile(settings.models, settings.environ, given.demo_llm)
     async with contextlib.AsyncExitStack() as stack:
         stores = await open_stores(settings.database)
         stack.push_async_callback(stores.aclose)
@@ -102,7 +102,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         caller = given.caller
         if caller is None:
             caller = await stack.enter_async_context(HttpCaller(EgressPolicy(settings.egress_allow, agents.hosts), metrics))
-        gateway = await stack.enter_async_context(open_gateway(targets, metrics))
+        gateway = await stack.enter_async_context(open_gateway(models.read(), metrics, hotstore=hotstore))
         mcp = await stack.enter_async_context(open_mcp(workflows, caller.policy))
         poster = await stack.enter_async_context(Poster(EgressPolicy(settings.egress_allow, public_only=True)))
         owner = TurnOwner(stores.turns, hotstore, settings.lease_seconds)
@@ -133,7 +133,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         leaving = partial(_leave_in_time, turns, given.inflight, settings.drain_seconds)
         background = (
             *(owner.keep_leases, owner.listen, taking_over.run, taking_over.listen, leaving),
-            *(access.keep, quotas.keep, partial(watch_file, ring)),
+            *(access.keep, quotas.keep, partial(watch_file, ring), partial(watch_models, models, gateway)),
             *(mover.drain, gates.pay, marks.pay, timers.run, deliverer.run, learner.work, session_reader.end_when_draining),
             *(dispatcher.run, dispatcher.listen, settling.run, upkeep.purge, upkeep.measure),
             Scheduler(stores.schedules, dispatcher, metrics).run,

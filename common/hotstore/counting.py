@@ -34,6 +34,25 @@ redis.call('SET', KEYS[1], string.format('%.3f', full + step), 'PX', math.ceil((
 return 0
 """
 
+# KEYS strings. ARGV patience in µs, then for each key µs for one, amount, burst. What is kept is as for THROTTLE; it may lie further ahead
+# than the bucket holds: then it is owed. The reply is the wait in µs; nothing was taken when it is more than the patience.
+DRAW = """
+local t = redis.call('TIME')
+local now, wait, full = t[1] * 1e6 + t[2], 0, {}
+for i, key in ipairs(KEYS) do
+  local step, amount, burst = tonumber(ARGV[3 * i - 1]), tonumber(ARGV[3 * i]), tonumber(ARGV[3 * i + 1])
+  local held = math.max(now, tonumber(redis.call('GET', key) or now))
+  wait = math.max(wait, held + (math.min(amount, burst) - burst) * step - now)
+  full[i] = held + amount * step
+end
+if wait > tonumber(ARGV[1]) then return math.ceil(wait) end
+for i, key in ipairs(KEYS) do
+  if full[i] - now < 1 then redis.call('DEL', key)
+  else redis.call('SET', key, string.format('%.3f', full[i]), 'PX', math.ceil((full[i] - now) / 1000)) end
+end
+return math.ceil(wait)
+"""
+
 # KEYS sorted set. ARGV member, limit, TTL ms. Scores are the times (ms) at which members are out.
 ENTER = """
 local t = redis.call('TIME')

@@ -12,6 +12,8 @@
 | ls:rate:<tenant>        | string | until the bucket is full   | requests a minute: when the bucket will be full, in µs |
 | ls:streams:<tenant>     | zset   | 30 s, kept up by who holds streams | open streams, by when each is given up, in ms |
 | ls:use:<tenant>:<day>:… | string | 10 minutes              | tokens, and US dollars, of the UTC day; then taken from the database anew |
+| ls:{llm:<digest>}:r, :t | string | until the bucket is full   | requests, and tokens, a minute at an LLM target, as ls:rate  |
+| ls:reply:<tenant>/<digest> | string | the alias's `cache.ttl` | an LLM's reply to a deterministic call               |
 | ls:journal              | stream | bounded by trimming what was acknowledged | rule-answered turns on their way to the database |
 
 The event log of a turn that awaits an approval is kept for a day.
@@ -86,6 +88,16 @@ def streams(tenant: str) -> str:
 def use(tenant: str, day: str, what: str) -> str:
     """String, USE_TTL. `day` is YYYY-MM-DD in UTC, `what` tokens or cost."""
     return f"ls:use:{tenant}:{day}:{what}"
+
+
+def llm_bucket(digest: str, what: str) -> str:
+    """String, as long as the bucket takes to fill. `digest` is that of the target and its key; `what` is r (requests) or t (tokens)."""
+    return f"ls:{{llm:{digest}}}:{what}"
+
+
+def llm_reply(tenant: str, digest: str) -> str:
+    """String, the TTL that the alias says. `digest` is that of the whole call."""
+    return f"ls:reply:{tenant}/{digest}"
 
 
 def turn_channel(turn_id: str) -> str:

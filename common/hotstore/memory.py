@@ -12,7 +12,7 @@ from itertools import islice
 from common.contracts.gate import GATE_TTL
 from common.hotstore.inbox import Inbox
 from common.hotstore.keys import PENDING_TTL
-from common.hotstore.protocol import JOURNAL_SILENT, HotStoreUnavailable, JournalItem, StoreSize
+from common.hotstore.protocol import JOURNAL_SILENT, Draw, HotStoreUnavailable, JournalItem, StoreSize
 
 SWEEP_EVERY = 1000  # writes between two sweeps: a sweep looks at every key once
 
@@ -170,6 +170,23 @@ class MemoryHotStore:
             return wait
         self._put(key, full + 1 / rate, full + 1 / rate - now, NUMBER_SIZE)
         return 0.0
+
+    async def draw(self, draws: Sequence[Draw], patience: float) -> float:
+        """Takes from several buckets at once, on credit."""
+        now, wait, full = self._clock(), 0.0, []
+        for d in draws:
+            value = self._value(d.key)
+            held = max(now, value) if isinstance(value, float) else now
+            wait = max(wait, held + (min(d.amount, d.burst) - d.burst) / d.rate - now)
+            full.append(held + d.amount / d.rate)
+        wait = wait if wait > MICROSECOND else 0.0
+        if wait <= patience:
+            for d, at in zip(draws, full, strict=True):
+                if at > now:
+                    self._put(d.key, at, at - now, NUMBER_SIZE)
+                else:
+                    self._drop(d.key)
+        return wait
 
     async def enter(self, key: str, member: str, limit: int, ttl: float) -> bool:
         """Adds a member unless the group is full."""

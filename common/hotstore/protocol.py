@@ -37,6 +37,16 @@ class StoreSize:
     bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What is wanted of one bucket: `amount` of it. The bucket holds `burst` and fills at `rate` a second. A negative amount gives back."""
+
+    key: str
+    amount: float
+    rate: float
+    burst: float
+
+
 class HotStore(Protocol):
     """All values are bytes; times to live are seconds."""
 
@@ -95,6 +105,11 @@ class HotStore(Protocol):
     async def throttle(self, key: str, *, rate: float, burst: int) -> float:
         """Takes one out of a bucket that holds `burst` and fills at `rate` a second (the generic cell rate algorithm). 0.0 when there was
         one; else nothing is taken, and it is the seconds until there will be one. By the store's clock. Repeating it takes another one."""
+
+    async def draw(self, draws: Sequence[Draw], patience: float) -> float:
+        """Takes from several buckets at once, on credit: the seconds until all of it is there. When these are more than `patience`, nothing
+        is taken. What was taken on credit is waited for by whoever comes later, so callers get their turns in the order of their calls.
+        An amount larger than its bucket is there when the bucket is full. By the store's clock. Repeating it takes again."""
 
     async def enter(self, key: str, member: str, limit: int, ttl: float) -> bool:
         """Adds a member to a group of at most `limit`, for `ttl` seconds (the same for all of a group); one that is in already stays in.

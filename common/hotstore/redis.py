@@ -23,9 +23,9 @@ from redis.exceptions import RedisError
 
 from common.contracts.gate import GATE_TTL
 from common.hotstore.coalesce import TIMEOUT, Call, CoalescingRedis, CommandRefused, ScriptMissing
-from common.hotstore.counting import ADD, ENTER, READ_VERSION, SEED, STAY, THROTTLE, WRITE_VERSION
+from common.hotstore.counting import ADD, DRAW, ENTER, READ_VERSION, SEED, STAY, THROTTLE, WRITE_VERSION
 from common.hotstore.keys import JOURNAL, JOURNAL_GROUP, PENDING_TTL
-from common.hotstore.protocol import JOURNAL_SILENT, JournalItem, StoreSize
+from common.hotstore.protocol import JOURNAL_SILENT, Draw, JournalItem, StoreSize
 from common.hotstore.subscribe import Subscriptions
 
 TLS_FILES = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
@@ -69,6 +69,8 @@ return held
 
 pack = cast(Callable[[tuple[str | bytes | int, ...]], bytes], pack_command)  # its stub knows tuples of one item only
 
+MOST_PATIENCE = 1e15  # µs; Lua's tonumber reads no "inf"
+
 # Bytes need no conversion: 1 µs less than numbers for each `record`.
 THREE_KEYS = b"3"
 GATE_MS, PENDING_MS = b"%d" % (GATE_TTL * 1000), b"%d" % (PENDING_TTL * 1000)
@@ -100,7 +102,7 @@ class RedisHotStore:
         self._claim = Script(self._call, CLAIM)
         self._log_append = Script(self._call, LOG_APPEND)
         self._read_version, self._write_version = Script(self._call, READ_VERSION), Script(self._call, WRITE_VERSION)
-        self._throttle = Script(self._call, THROTTLE)
+        self._throttle, self._draw = Script(self._call, THROTTLE), Script(self._call, DRAW)
         self._enter, self._stay = Script(self._call, ENTER), Script(self._call, STAY)
         self._seed, self._add = Script(self._call, SEED), Script(self._call, ADD)
         self._subscriptions = Subscriptions(self._redis)
@@ -195,6 +197,13 @@ class RedisHotStore:
         """Takes one out of the bucket."""
         wait: int = await self._throttle.run(1, key, repr(1e6 / rate), burst)
         return wait / 1e6
+
+    async def draw(self, draws: Sequence[Draw], patience: float) -> float:
+        """Takes from several buckets at once. Their keys share a hash tag."""
+        args = [text for d in draws for text in (repr(1e6 / d.rate), repr(float(d.amount)), repr(float(d.burst)))]
+        keys = [d.key for d in draws]
+        wait: int = await self._draw.run(len(keys), *keys, repr(min(patience * 1e6, MOST_PATIENCE)), *args)
+        return max(0, wait) / 1e6
 
     async def enter(self, key: str, member: str, limit: int, ttl: float) -> bool:
         """Adds a member unless the group is full."""

@@ -63,6 +63,25 @@ CATALOGUE: dict[str, Spec] = {
     "llm_first_token_seconds": Spec("histogram", "Seconds from an LLM call to its first token.", ("target",), _LONG),
     "llm_tokens_total": Spec("counter", "Tokens by target and kind (input, cached, output).", ("target", "kind")),
     "llm_cost_usd_total": Spec("counter", "US dollars spent on LLM calls, by the models file's prices.", ("target",)),
+    "llm_prompt_cache_total": Spec(
+        "counter",
+        "LLM calls by target and whether some of their input was in the provider's cache (hit, miss).",
+        ("target", "outcome"),
+    ),
+    "llm_cached_replies_total": Spec(
+        "counter",
+        "Deterministic LLM calls by alias and whether a reply was kept for them (hit, miss).",
+        ("alias", "outcome"),
+    ),
+    "llm_retries_total": Spec(
+        "counter", "Tries of an LLM call beyond its first, by alias; refused where the retry budget was spent.", ("alias", "outcome")
+    ),
+    "llm_held_back_total": Spec(
+        "counter",
+        "Times that a target could not take an LLM call at once, by why (rate, max_concurrency, pause).",
+        ("target", "why"),
+    ),
+    "llm_target_out": Spec("gauge", "1 while a target gets no LLM calls because they kept failing.", ("target",)),
     "journal_size": Spec("gauge", "Rule-answered turns on their way to the database."),
     "journal_moved_total": Spec("counter", "Rule-answered turns that were moved into the database."),
     "tasks_total": Spec("counter", "Tasks by lane and outcome (success, failure, cancelled, retried).", ("lane", "outcome")),
@@ -192,6 +211,11 @@ class Metrics:
     llm_first_token_seconds: Family
     llm_tokens_total: Family
     llm_cost_usd_total: Family
+    llm_prompt_cache_total: Family
+    llm_cached_replies_total: Family
+    llm_retries_total: Family
+    llm_held_back_total: Family
+    llm_target_out: Family
     journal_size: Gauge
     journal_moved_total: Counter
     tasks_total: Family

@@ -1,4 +1,4 @@
-"""What fits into a model's context: token estimates, valid histories, and the summary that replaces what no longer fits.
+"""What fits into a model's context: valid histories, and the summary that replaces what no longer fits.
 
 It knows messages and a gateway; where histories are kept it does not know.
 """
@@ -6,17 +6,15 @@ It knows messages and a gateway; where histories are kept it does not know.
 from __future__ import annotations
 
 import logging
-import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-
-import orjson
 
 from common.contracts.query import Usage
 from common.errors import LoadsplitError
 from heavy.agent import prompts
 from heavy.agent.said import SHOWN
+from heavy.llm.tokens import estimate, estimate_tools, tokens_of
 from heavy.llm.types import Gateway, LLMRequest, Message, ToolSpec
 
 COMPACT_AT = 0.7  # share of the context from which the older history is summarised
@@ -26,26 +24,7 @@ SHORTENED = 400  # characters that stay of an old tool result when the turn itse
 NO_ANSWER = "(no answer was given)"
 NO_RESULT = '{"error": "the call was interrupted; its result is not known"}'
 
-_WIDE = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
 _log = logging.getLogger(__name__)
-
-
-def tokens_of(text: str) -> int:
-    """An estimate: a token for each Chinese, Japanese or Korean character, one for every four others."""
-    if text.isascii():
-        return len(text) // 4 + 1
-    wide = len(_WIDE.findall(text))
-    return wide + (len(text) - wide) // 4 + 1
-
-
-def estimate(messages: Iterable[Message]) -> int:
-    """Estimated tokens of messages, with four for the frame of each message and each call."""
-    total = 0
-    for m in messages:
-        total += 4 + tokens_of(m.content)
-        for call in m.tool_calls:
-            total += 4 + tokens_of(call.name) + tokens_of(call.arguments)
-    return total
 
 
 def sanitise(messages: Sequence[Message]) -> list[Message]:
@@ -125,23 +104,25 @@ class Window:
         self._history = sanitise(history) if tools else words_only(history)
         self._deadline = deadline
         self._size = gateway.context_tokens(model)
-        self._tools = sum(tokens_of(t.description) + tokens_of(orjson.dumps(t.parameters).decode()) for t in tools)
+        self._tools = estimate_tools(tools)
         self._summary: str | None = None
         self._compacted = False
         self.usage = Usage()
 
-    async def messages(self, system: str, transcript: Sequence[Message]) -> list[Message]:
-        """System prompt, history (or its summary) and transcript, in the context's size. Adds the cost of a summary to `usage`."""
-        fixed = self._tools + tokens_of(system) + estimate(transcript)
+    async def messages(self, system: str, transcript: Sequence[Message], notes: str = "") -> list[Message]:
+        """System prompt, history (or its summary) and transcript, in the context's size. Adds the cost of a summary to `usage`.
+
+        `notes` are a system message of their own, so that what providers cache, the beginning, is the same for all sessions.
+        """
+        fixed = self._tools + tokens_of(system) + tokens_of(notes) + estimate(transcript)
         if self._history and not self._compacted and fixed + estimate(self._history) > COMPACT_AT * self._size:
             self._compacted = True
             older, self._history = newest(self._history, min(KEEP * self._size, COMPACT_AT * self._size - fixed))
             self._summary = await self._summarise(older) if older else None
         _, history = newest(self._history, FULL * self._size - fixed) if self._history else ([], [])
-        head = [Message("system", system)]
-        if self._summary:
-            head.append(Message("system", prompts.summary_note(self._summary)))
-        return [*head, *history, *shorten(noted(transcript), FULL * self._size - self._tools - tokens_of(system))]
+        more = [notes, prompts.summary_note(self._summary) if self._summary else ""]
+        head = [Message("system", system), *(Message("system", text) for text in more if text)]
+        return [*head, *history, *shorten(noted(transcript), FULL * self._size - self._tools - tokens_of(system) - tokens_of(notes))]
 
     async def _summarise(self, older: Sequence[Message]) -> str | None:
         """The older part in a few sentences, None when that fails: then it is simply left out."""

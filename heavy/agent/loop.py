@@ -57,7 +57,7 @@ class _Run:
         self.window = Window(
             gateway, model=job.model, compaction_model=job.compaction_model, history=job.history, tools=self.tools, deadline=job.deadline
         )
-        self.system: str | None = None  # until the notes are there
+        self.notes: str | None = None  # until they are there
         self.transcript = list(job.transcript)
         self.said = Said(said_before(job.transcript))
         self.usage, self.total = Usage(), Usage()
@@ -124,10 +124,10 @@ class _Run:
 
     async def _ask(self, tool_choice: str) -> AsyncGenerator[RunStep]:
         """One LLM call; its message is in `answer` afterwards."""
-        if self.system is None:
-            self.system = prompts.with_notes(self.job.system, await self.job.notes() if self.job.notes else "")
-        system = self.system if tool_choice != "none" else prompts.with_notes(self.system, prompts.NO_MORE_TOOLS)
-        messages = await self.window.messages(system, self.transcript)
+        if self.notes is None:
+            self.notes = await self.job.notes() if self.job.notes else ""
+        notes = self.notes if tool_choice != "none" else prompts.with_notes(self.notes, prompts.NO_MORE_TOOLS)
+        messages = await self.window.messages(self.job.system, self.transcript, notes)
         self._spend(self.window.usage)
         self.window.usage = Usage()
         choice = tool_choice if self.tools else "auto"

@@ -71,9 +71,10 @@ async def match_intent(
     timeout = None
     if deadline is not None and (timeout := deadline - time.time()) <= 0:
         raise DeadlineExceeded("the time for this request is over")
+    head = [Message("system", text) for text in (prompts.intent(workflow, note), prompts.with_notes("", *notes)) if text]
     request = LLMRequest(
         model=workflow.models.intent or workflow.models.default,
-        messages=[Message("system", prompts.with_notes(prompts.intent(workflow, note), *notes)), *recent, Message("user", message)],
+        messages=[*head, *recent, Message("user", message)],
         tools=[REPLY_DIRECTLY, *(c.spec for c in choices)],
         tool_choice="required",
         timeout=timeout,

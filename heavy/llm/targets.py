@@ -1,4 +1,4 @@
-"""The models file: aliases, each a list of targets in the order of preference. Reads text and a mapping of names; never the environment.
+"""The models file: aliases, each a list of targets. Reads text and a mapping of names; never the environment.
 
 {"models": {"default": {"targets": [{"provider": "openai", "model": "gpt-4.1-mini"}], "fallback": ["backup"]}, "backup": {…}}}
 """
@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.errors import ConfigInvalid
+from heavy.llm.aliases import Alias, Group
 from heavy.llm.types import Prices, Target
 
 DEFAULT_ALIAS = "default"
@@ -25,8 +26,11 @@ OPENAI_MODEL = "gpt-4.1-mini"
 ANTHROPIC_MODEL = "claude-sonnet-4-6"
 DEMO_MODEL = "demo"
 
-Aliases = dict[str, tuple[Target, ...]]
+Aliases = dict[str, Alias]
 _Seconds = Annotated[float, Field(gt=0, le=3600)]
+_Count = Annotated[int, Field(ge=1)]
+# What a provider counts by account and model: two entries for the same one cannot differ in it.
+SHARED = ("rpm", "tpm", "max_concurrency", "eject_after")
 
 
 class _Part(BaseModel):
@@ -37,6 +41,7 @@ class _PriceEntry(_Part):
     input: Annotated[float, Field(ge=0)] = 0.0
     cached_input: Annotated[float, Field(ge=0)] = 0.0
     output: Annotated[float, Field(ge=0)] = 0.0
+    cache_write: Annotated[float, Field(ge=0)] = 0.0
 
 
 class _TargetEntry(_Part):
@@ -51,11 +56,31 @@ class _TargetEntry(_Part):
     idle_timeout: _Seconds = 20.0
     total_timeout: _Seconds = 120.0
     prices: _PriceEntry | None = None
+    weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    rpm: _Count | None = None
+    tpm: _Count | None = None
+    max_concurrency: _Count | None = None
+    eject_after: Annotated[int, Field(ge=0)] = 5
+    prompt_cache: bool = True
+
+
+class _RetryEntry(_Part):
+    attempts: Annotated[int, Field(ge=1, le=5)] | None = None
+    backoff: Annotated[float, Field(gt=0, le=60)] = 0.25
+    budget: Annotated[float, Field(ge=0, le=1)] = 0.2
+
+
+class _CacheEntry(_Part):
+    ttl: Annotated[float, Field(gt=0, le=7 * 86400)]
 
 
 class _AliasEntry(_Part):
     targets: Annotated[tuple[_TargetEntry, ...], Field(min_length=1)]
     fallback: tuple[str, ...] = ()
+    strategy: Literal["ordered", "balanced"] = "ordered"
+    retry: _RetryEntry = _RetryEntry()
+    cache: _CacheEntry | None = None
+    continue_after_failure: bool = False
 
 
 class _ModelsFile(_Part):
@@ -87,23 +112,25 @@ def parse_targets(text: str, name: str, env: Mapping[str, str]) -> Aliases:
     problems = _check(models, name, root, env)
     if problems:
         raise _invalid(name, problems)
-    return {alias: _flat(alias, models, env) for alias in models}
+    return {alias: _alias(alias, models, env) for alias in models}
 
 
 def default_targets(env: Mapping[str, str], demo_url: str | None = None) -> Aliases:
-    """The targets without a models file: OpenAI when its key is there, else Anthropic, else the simulator at `demo_url`, else none.
+    """The alias without a models file: OpenAI when its key is there, else Anthropic, else the simulator at `demo_url`, else none.
 
     `demo_url` is the simulator's OpenAI base URL, such as http://127.0.0.1:8900/v1. OPENAI_MODEL and ANTHROPIC_MODEL name other models.
     """
     if env.get("OPENAI_API_KEY"):
         model, url = env.get("OPENAI_MODEL") or OPENAI_MODEL, env.get("OPENAI_BASE_URL") or None
-        return {DEFAULT_ALIAS: (Target("openai", model, base_url=url, api_key=env["OPENAI_API_KEY"]),)}
-    if env.get("ANTHROPIC_API_KEY"):
+        target = Target("openai", model, base_url=url, api_key=env["OPENAI_API_KEY"])
+    elif env.get("ANTHROPIC_API_KEY"):
         model, url = env.get("ANTHROPIC_MODEL") or ANTHROPIC_MODEL, env.get("ANTHROPIC_BASE_URL") or None
-        return {DEFAULT_ALIAS: (Target("anthropic", model, base_url=url, api_key=env["ANTHROPIC_API_KEY"], context_tokens=200_000),)}
-    if demo_url:
-        return {DEFAULT_ALIAS: (Target("openai", DEMO_MODEL, base_url=demo_url, api_key="demo"),)}
-    return {}
+        target = Target("anthropic", model, base_url=url, api_key=env["ANTHROPIC_API_KEY"], context_tokens=200_000)
+    elif demo_url:
+        target = Target("openai", DEMO_MODEL, base_url=demo_url, api_key="demo")
+    else:
+        return {}
+    return {DEFAULT_ALIAS: Alias.of(target)}
 
 
 def _check(models: Mapping[str, _AliasEntry], name: str, root: yaml.Node | None, env: Mapping[str, str]) -> list[str]:
@@ -119,17 +146,49 @@ def _check(models: Mapping[str, _AliasEntry], name: str, root: yaml.Node | None,
             if not env.get(key) and (target.api_key_env or not (target.base_url or env.get(URL_NAMES[target.provider]))):
                 loc = ("models", alias, "targets", n)
                 problems.append(f"{_where(name, root, loc)}: {_path(loc)}: the environment has no {key}")
+    return problems + _differing(models, name, root, env)
+
+
+def _differing(models: Mapping[str, _AliasEntry], name: str, root: yaml.Node | None, env: Mapping[str, str]) -> list[str]:
+    """Entries for one account and model that disagree about what counts for all of them."""
+    problems = []
+    first: dict[tuple[str, str | None, str, str], Target] = {}
+    for alias, entry in models.items():
+        for n, declared in enumerate(entry.targets):
+            target = _target(declared, env)
+            held = first.setdefault(target.account, target)
+            for field in SHARED:
+                if getattr(held, field) != getattr(target, field):
+                    loc = ("models", alias, "targets", n, field)
+                    problems.append(
+                        f"{_where(name, root, loc)}: {_path(loc)}: an earlier target for {target.name} at the same account "
+                        f"has {field} {getattr(held, field)}; it must be the same in both"
+                    )
     return problems
 
 
-def _flat(alias: str, models: Mapping[str, _AliasEntry], env: Mapping[str, str]) -> tuple[Target, ...]:
+def _alias(name: str, models: Mapping[str, _AliasEntry], env: Mapping[str, str]) -> Alias:
     """The alias's own targets, then those of its fallbacks and of theirs; each target once, so circles end."""
-    order, seen = [alias], {alias}
-    for name in order:
-        new = [other for other in models[name].fallback if other not in seen]
+    order, seen = [name], {name}
+    for each in order:
+        new = [other for other in models[each].fallback if other not in seen]
         seen.update(new)
         order.extend(new)
-    return tuple(dict.fromkeys(_target(entry, env) for name in order for entry in models[name].targets))
+    groups, known = [], set[Target]()
+    for each in order:
+        targets = tuple(dict.fromkeys(t for t in (_target(entry, env) for entry in models[each].targets) if t not in known))
+        known.update(targets)
+        if targets:
+            groups.append(Group(targets, models[each].strategy))
+    own = models[name]
+    return Alias(
+        tuple(groups),
+        attempts=own.retry.attempts,
+        backoff=own.retry.backoff,
+        retry_share=own.retry.budget,
+        cache_seconds=own.cache.ttl if own.cache else 0.0,
+        continues=own.continue_after_failure,
+    )
 
 
 def _target(entry: _TargetEntry, env: Mapping[str, str]) -> Target:
@@ -148,7 +207,7 @@ def _says(problem: Any) -> str:
     """pydantic's sentence; for an unknown key the nearest known one."""
     if problem["type"] != "extra_forbidden":
         return str(problem["msg"])
-    known = {name for part in (_ModelsFile, _AliasEntry, _TargetEntry, _PriceEntry) for name in part.model_fields}
+    known = {name for part in (_ModelsFile, _AliasEntry, _TargetEntry, _PriceEntry, _RetryEntry, _CacheEntry) for name in part.model_fields}
     near = difflib.get_close_matches(str(problem["loc"][-1]), sorted(known), 1)
     return "unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
 

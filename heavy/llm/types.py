@@ -47,11 +47,25 @@ class ToolSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Spender:
+    """On whose account a call goes. `key_id` is the API key's where one asks for a model directly; `purpose` as in LLMRequest."""
+
+    tenant: str = ""
+    agent_id: str | None = None
+    skill: str | None = None
+    session_id: str | None = None
+    turn_id: str | None = None
+    key_id: str | None = None
+    purpose: str = "message"
+
+
+@dataclass(frozen=True, slots=True)
 class LLMRequest:
     """One call. `model` is an alias of the models file. `tool_choice` is auto, none, required or the name of one tool.
 
     `timeout` is how many seconds are left for the whole call, None for the target's own limit. `deterministic` marks classification-like
     calls (temperature 0 where the model takes it). `purpose` (intent, skill, message, compaction) is for metrics and the simulator's log.
+    `spender` is on whose account the call goes.
     """
 
     model: str
@@ -62,6 +76,7 @@ class LLMRequest:
     timeout: float | None = None
     deterministic: bool = False
     purpose: str = "message"
+    spender: Spender | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +88,25 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The end of a call: the whole answer and what it cost. Always the last chunk, always there unless the call raised."""
+    """The end of a call: the whole answer and what it cost. Always the last chunk, always there unless the call raised.
+
+    `pause` is how many seconds the provider wants no further call, by its rate-limit headers; None when it has room.
+    """
 
     message: Message
     usage: Usage
     finish_reason: FinishReason
     model: str = ""
     target: str = ""
+    pause: float | None = None
 
 
 Chunk = TextDelta | Completed
 
 
 class LLMCallFailed(LLMError):
-    """A call failed at one target. `kind` says how; `partial` is the text that had arrived; `after_first_token` whether any had.
+    """A call failed at one target. `kind` says how; `partial` is the text that had arrived; `after_first_token` whether any had;
+    `calls_begun` whether the model had begun to call a tool.
 
     kind: rate_limited, overloaded, server_error, connect, timeout, reset, incomplete (a clean end without the terminal event),
     garbage, error_event, invalid_request, auth, not_found (the model or the path), spend_limit.
@@ -97,6 +117,7 @@ class LLMCallFailed(LLMError):
         self.kind = kind
         self.partial = partial
         self.usage = usage
+        self.calls_begun = False
 
     @property
     def after_first_token(self) -> bool:
@@ -111,11 +132,16 @@ class Prices:
     input: float = 0.0
     cached_input: float = 0.0
     output: float = 0.0
+    cache_write: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One model of one provider, as the models file declares it. Time-outs are seconds. `api_key` never appears in a repr."""
+    """One model of one provider, as the models file declares it. Time-outs are seconds. `api_key` never appears in a repr.
+
+    `weight` is its share among the targets of a balanced alias. `rpm` and `tpm` (requests and tokens a minute) hold for all replicas,
+    `max_concurrency` for this process; None is no limit. After `eject_after` failures in a row it gets no calls for a while (0: never).
+    """
 
     provider: Literal["openai", "anthropic"]
     model: str
@@ -128,6 +154,17 @@ class Target:
     idle_timeout: float = 20.0
     total_timeout: float = 120.0
     prices: Prices = Prices()
+    weight: float = 1.0
+    rpm: int | None = None
+    tpm: int | None = None
+    max_concurrency: int | None = None
+    eject_after: int = 5
+    prompt_cache: bool = True
+
+    @property
+    def account(self) -> tuple[str, str | None, str, str]:
+        """What the provider counts by: targets that share it share their limits and their health."""
+        return self.provider, self.base_url, self.model, self.api_key
 
     @property
     def name(self) -> str:

@@ -186,7 +186,7 @@ def _asked(
 ) -> Asked:
     if choice not in ("auto", "none", "required") and all(t.name != choice for t in tools):
         raise BadRequest(f"tool_choice names {choice!r}, which is not among the tools")
-    head = json.dumps([doc.get("system"), doc.get("tools")], ensure_ascii=False)
+    piece = _unmarked_json if provider == "anthropic" else _json
     return Asked(
         provider=provider,
         model=str(doc.get("model") or ""),
@@ -202,8 +202,23 @@ def _asked(
         usage_in_stream=provider == "anthropic" or bool((doc.get("stream_options") or {}).get("include_usage")),
         schema=schema,
         purpose=purpose,
-        pieces=(head, *(json.dumps(m, ensure_ascii=False) for m in doc["messages"])),
+        pieces=(piece([doc.get("system"), doc.get("tools")]), *map(piece, doc["messages"])),
     )
+
+
+def _json(part: Any) -> str:
+    return json.dumps(part, ensure_ascii=False)
+
+
+def _unmarked_json(part: Any) -> str:
+    """A part of a request as it counts for the cache of prefixes: where its breakpoints are makes no difference."""
+    return _json(_unmarked(part))
+
+
+def _unmarked(part: Any) -> Any:
+    if isinstance(part, dict):
+        return {name: _unmarked(value) for name, value in part.items() if name != "cache_control"}
+    return [_unmarked(value) for value in part] if isinstance(part, list) else part
 
 
 def _messages(doc: Any) -> list[dict[str, Any]]:

@@ -57,8 +57,26 @@ def test_after_the_first_token_the_turn_fails(split: Split, llm: Running, provid
     assert "for good" not in str(split.client.messages(session))
 
 
+@pytest.mark.parametrize("kind", BREAKING)
+def test_after_the_first_token_another_target_goes_on_where_the_alias_says_so(split: Split, llm: Running, provider: str, kind: str) -> None:
+    session = f"going-on-{provider}-{kind}"
+    events = list(split.client.stream(f"after {kind} going on", session, agent_id=f"going-on-{provider}"))
+    assert [e.type for e in events if e.type != "text"] == ["start", "route", "complete"]
+    assert said(events) == events[-1].data["message"] == "These words come and then the rest."
+    assert events[-1].data["usage"]["llm_calls"] == 3  # the intent, the first half, the second
+    assert asked(llm, f"after {kind} going on", provider) == ["bad"]
+    assert split.client.messages(session)[-1] == ("assistant", "These words come and then the rest.")
+
+
+@pytest.mark.parametrize("kind", [k for k in BREAKING if k != "stall"])  # only a stream has a timer for its first piece
+def test_without_a_stream_the_second_target_answers_whatever_breaks(split: Split, llm: Running, provider: str, kind: str) -> None:
+    answer = split.client.ask(f"after {kind} unstreamed", f"whole-{provider}-{kind}", agent_id=f"pair-{provider}")
+    assert (answer.status, answer.json["message"]) == (200, "These words come before it breaks off for good.")
+    assert asked(llm, f"after {kind} unstreamed", provider) == ["bad", "good"]
+
+
 def test_a_short_retry_after_is_waited_for_and_a_long_one_is_not(split: Split, llm: Running, provider: str) -> None:
-    agent = f"single-{provider}"
+    agent = f"waiting-{provider}"
     split.client.ask("wait one second", f"wait-{provider}", agent_id=agent)
     start = time.monotonic()
     assert split.client.ask("wait one second", f"wait-{provider}", agent_id=agent).json["message"] == "Plain words."
@@ -67,7 +85,13 @@ def test_a_short_retry_after_is_waited_for_and_a_long_one_is_not(split: Split, l
     answer = split.client.ask("wait a minute", f"wait-{provider}", agent_id=agent)
     assert (answer.status, answer.json["code"]) == (502, "llm_error")
     assert time.monotonic() - start < 2
-    assert asked(llm, "wait a minute", provider) == ["only"]
+    assert asked(llm, "wait a minute", provider) == ["waiting"]
+    start = time.monotonic()
+    answer = split.client.ask("after the minute was asked for", f"wait-{provider}", agent_id=agent)
+    assert (answer.status, answer.json["code"]) == (429, "rate_limited")  # nobody is asked, and it says when to come back
+    assert 50 < int(answer.headers["retry-after"]) <= 60
+    assert time.monotonic() - start < 1
+    assert asked(llm, "after the minute", provider) == []
 
 
 @pytest.mark.parametrize(("kind", "level"), [("spend_limit", "error"), ("401", "error"), ("400", "warning")])

@@ -9,7 +9,7 @@ import pytest
 
 from common.hotstore import keys
 from common.hotstore.open import open_hotstore
-from common.hotstore.protocol import HotStore
+from common.hotstore.protocol import Draw, HotStore
 from tests.support.waiting import wait_until
 
 GATE, PENDING = keys.gate("t", "s1"), keys.pending("t", "s1")
@@ -253,6 +253,41 @@ async def test_a_slow_bucket_says_how_long_it_takes(store: HotStore) -> None:
 async def test_callers_at_once_take_no_more_than_the_bucket_holds(store: HotStore) -> None:
     waits = await asyncio.gather(*(store.throttle("b", rate=0.1, burst=20) for _ in range(50)))
     assert waits.count(0.0) == 20
+
+
+async def test_buckets_are_drawn_from_on_credit_and_in_order(store: HotStore) -> None:
+    def tokens(amount: float) -> list[Draw]:
+        return [Draw("t", amount, rate=10, burst=100)]
+
+    assert await store.draw(tokens(100), 0) == 0.0
+    assert 4.5 < await store.draw(tokens(50), 0) <= 5  # refused: nothing is taken
+    assert 4.5 < await store.draw(tokens(50), 6) <= 5
+    assert 9 < await store.draw(tokens(50), 60) <= 10  # whoever comes later waits behind the one before
+    assert 9 < await store.draw(tokens(1), 0) <= 10.2
+    await store.draw(tokens(-200), 0)  # all of it is given back
+    assert await store.draw(tokens(100), 0) == 0.0
+
+
+async def test_of_several_buckets_all_or_nothing_is_taken(store: HotStore) -> None:
+    def both(tokens: float) -> list[Draw]:
+        return [Draw("{x}:r", 1, rate=0.1, burst=3), Draw("{x}:t", tokens, rate=1, burst=100)]
+
+    assert await store.draw(both(90), 0) == 0.0
+    assert 9 < await store.draw(both(20), 0) <= 10
+    assert await store.draw(both(10), 0) == 0.0
+    assert await store.draw([Draw("{x}:r", 1, rate=0.1, burst=3)], 0) == 0.0  # the refused call has taken no request
+    assert 9 < await store.draw([Draw("{x}:r", 1, rate=0.1, burst=3)], 0) <= 10
+
+
+async def test_more_than_a_bucket_holds_waits_for_a_full_one(store: HotStore) -> None:
+    assert await store.draw([Draw("b", 1000, rate=10, burst=100)], 0) == 0.0
+    assert 99 < await store.draw([Draw("b", 1000, rate=10, burst=100)], 0) <= 100
+    assert await store.draw([Draw("b", 5, rate=10, burst=100)], float("inf")) > 80
+
+
+async def test_callers_at_once_draw_no_more_than_there_is(store: HotStore) -> None:
+    waits = await asyncio.gather(*(store.draw([Draw("b", 2, rate=0.1, burst=20)], 0) for _ in range(50)))
+    assert waits.count(0.0) == 10
 
 
 async def test_a_group_takes_members_up_to_its_limit(store: HotStore) -> None:

@@ -40,7 +40,7 @@ def write_agents(folder: Path, api_port: int) -> Path:
     made: dict[str, dict[str, Any]] = {"a_shop": WORKFLOW, "odd": _odd(api_port), "secret": _secret(), "slow": _slow()}
     made["clerk"] = _clerk()
     for provider in PROVIDERS:
-        for alias in ("single", "pair"):
+        for alias in ("single", "pair", "waiting", "going-on"):
             made[f"{alias}-{provider}"] = _shop(f"{alias}-{provider}", f"{alias}-{provider}")
         made[f"desk-{provider}"] = _desk(provider)
         made[f"book-{provider}"] = _book(provider)
@@ -51,7 +51,8 @@ def write_agents(folder: Path, api_port: int) -> Path:
 
 
 def write_models(folder: Path, llm_url: str, api_url: str) -> Path:
-    """The models file: for each provider a single target and a pair whose first target is called `bad`; all with short time-outs."""
+    """The models file: for each provider a single target and a pair whose first target is called `bad`; all with short time-outs.
+    `going-on` is the pair with leave to go on with what broke off; `waiting` is asked to wait."""
     urls = {"openai": llm_url + "/v1", "anthropic": llm_url}
     times = {"first_token_timeout": 0.6, "idle_timeout": 0.6}
 
@@ -59,10 +60,14 @@ def write_models(folder: Path, llm_url: str, api_url: str) -> Path:
         return {"provider": provider, "model": model, "base_url": urls[provider], **times, **more}
 
     dollars = {"input": 1000, "cached_input": 1000, "output": 1000}
+    retry = {"budget": 1}  # here every call fails
     models: dict[str, Any] = {"default": {"targets": [target("openai", "good", first_token_timeout=10, idle_timeout=10)]}}
     for provider in PROVIDERS:
-        models[f"single-{provider}"] = {"targets": [target(provider, "only", prices=dollars)]}
-        models[f"pair-{provider}"] = {"targets": [target(provider, "bad"), target(provider, "good")]}
+        pair = [target(provider, "bad", eject_after=0), target(provider, "good")]
+        models[f"single-{provider}"] = {"targets": [target(provider, "only", prices=dollars)], "retry": retry}
+        models[f"pair-{provider}"] = {"targets": pair, "retry": retry}
+        models[f"going-on-{provider}"] = {"targets": pair, "retry": retry, "continue_after_failure": True}
+        models[f"waiting-{provider}"] = {"targets": [target(provider, "waiting")]}
         models[f"quoting-{provider}"] = {"targets": [target(provider, "quoting") | {"base_url": f"{api_url}/llm"}]}
     models["dead"] = {"targets": [target("openai", "gone", base_url="http://127.0.0.1:9/v1"), target("anthropic", "good")]}
     path = folder / "models.json"
@@ -81,6 +86,7 @@ def write_script(folder: Path) -> Path:
     flood = " ".join(f"word{n}" + "x" * 10_000 for n in range(400))
     rules.append({"when": {"user": "a flood of words"}, "text": flood, "token_ms": 0})
     rules.append({"when": {"user": "a very long story"}, "text": " ".join(f"word{n}" for n in range(400)), "token_ms": 20})
+    rules.append({"when": {"user": "broke off in the middle"}, "text": " and then the rest."})
     rules.append({"when": {"user": "after \\w+"}, "text": "These words come before it breaks off for good."})
     rules += _clerk_rules()
     intent = [{"when": {"purpose": "intent", "user": "send it back"}, "tool_calls": [{"name": "returns_desk"}]}]
@@ -105,7 +111,8 @@ def _faults() -> list[dict[str, Any]]:
         for kind in PASSING:
             faults.append({"kind": kind, "when": on(f"once {kind}\\b"), "every": 2})
         for kind in BREAKING:
-            faults.append({"kind": kind, "when": on(f"after {kind}\\b"), "every": 1, "after_tokens": 3, **stall})
+            faults.append({"kind": kind, "when": on(f"after {kind} (single|pair|going on)"), "every": 1, "after_tokens": 3, **stall})
+            faults.append({"kind": kind, "when": on(f"after {kind} unstreamed", model="bad"), "every": 1, **stall})
         for kind in ("spend_limit", "401", "400"):
             faults.append({"kind": kind, "when": on(f"always {kind}\\b"), "every": 1})
         faults.append({"kind": "429", "when": on("wait one second"), "every": 2, "retry_after": 1})

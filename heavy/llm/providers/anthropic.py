@@ -15,8 +15,10 @@ import orjson
 from anthropic import AnthropicError, APIStatusError, AsyncAnthropic, DefaultAioHttpClient
 
 from heavy.llm.providers.assembly import Assembly, ToolNames, as_object, count
+from heavy.llm.providers.breakpoints import MIN_CACHED_TOKENS, mark
 from heavy.llm.providers.failures import from_body, from_exception
 from heavy.llm.providers.wire import PURPOSE_HEADER, UNREAD, Clock, converse
+from heavy.llm.tokens import estimate, estimate_tools
 from heavy.llm.types import Chunk, FinishReason, LLMCallFailed, LLMRequest, Message, Target
 
 _FINISH: dict[str, FinishReason] = {
@@ -164,7 +166,7 @@ class MessageReader:
 
 def body(target: Target, request: LLMRequest, names: ToolNames, streaming: bool) -> dict[str, Any]:
     """The request's JSON members. The API has no temperature any more."""
-    system = "\n\n".join(m.content for m in request.messages if m.role == "system" and m.content.strip())
+    system = [{"type": "text", "text": m.content} for m in request.messages if m.role == "system" and m.content.strip()]
     out: dict[str, Any] = {
         "model": target.model,
         "max_tokens": request.max_tokens or target.max_tokens,
@@ -185,6 +187,8 @@ def body(target: Target, request: LLMRequest, names: ToolNames, streaming: bool)
         if used:
             out["tools"] = [{"name": name, "description": "No longer available.", "input_schema": {"type": "object"}} for name in used]
             out["tool_choice"] = {"type": "none"}
+    if target.prompt_cache and estimate(request.messages) + estimate_tools(request.tools) >= MIN_CACHED_TOKENS:
+        mark(out, history=not request.deterministic)
     return out
 
 

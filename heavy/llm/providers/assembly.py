@@ -78,6 +78,11 @@ class Assembly:
         """Whether anything of the answer has come: text, or a piece of a tool call."""
         return bool(self._text or self._calls)
 
+    @property
+    def calls_begun(self) -> bool:
+        """Whether the model has begun to call a tool."""
+        return bool(self._calls)
+
     def add_text(self, text: str) -> None:
         """A piece of text."""
         self._text.append(text)

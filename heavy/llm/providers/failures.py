@@ -5,15 +5,13 @@ The `detail` of a failure may reach a client, so it never quotes the provider. T
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
 
 from common.contracts.query import Usage
+from heavy.llm.headers import wanted_pause
 from heavy.llm.types import LLMCallFailed
 
 SAYS = {
@@ -87,7 +85,7 @@ def from_body(body: Any, *, status: int | None, headers: Mapping[str, str], part
     kind = _kind(error, status)
     why = f"{error.get('type') or ''} {error.get('code') or ''}: {error.get('message') or ''}" if error else str(body or "")
     shown = status if status is not None and status >= 300 else None
-    return failed(kind, why=why.strip(" :"), partial=partial, usage=usage, retry_after=retry_after(headers), status=shown)
+    return failed(kind, why=why.strip(" :"), partial=partial, usage=usage, retry_after=wanted_pause(headers), status=shown)
 
 
 def _kind(error: Mapping[str, Any], status: int | None) -> str:
@@ -128,21 +126,3 @@ def from_exception(error: BaseException, *, partial: str = "", usage: Usage | No
         kind = "connect" if "ConnectError" in names else "reset"
     # The last link is the transport's own words; they hold no key.
     return failed(kind, why=f"{type(chain[-1]).__name__}: {chain[-1]}", partial=partial, usage=usage)
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds of `Retry-After` (delta or HTTP date) or of `retry-after-ms`; None when absent or no sense."""
-    raw_ms, raw = headers.get("retry-after-ms"), headers.get("retry-after")
-    try:
-        if raw_ms is not None:
-            seconds = float(raw_ms) / 1000
-        elif raw is None:
-            return None
-        else:
-            seconds = float(raw)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(raw or "").timestamp() - time.time()
-        except ValueError:
-            return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -5,6 +5,8 @@ The SDK builds a validated object for every chunk; decoding the bytes instead is
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import re
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from functools import partial
@@ -151,6 +153,8 @@ def body(target: Target, request: LLMRequest, names: ToolNames, streaming: bool)
     out["max_completion_tokens" if official else "max_tokens"] = request.max_tokens or target.max_tokens
     if streaming:
         out["stream_options"] = {"include_usage": True}
+    if official and target.prompt_cache and request.spender is not None and request.spender.agent_id:
+        out["prompt_cache_key"] = _cache_key(request.spender.agent_id, request.spender.skill or request.purpose)
     if request.deterministic and not _OWN_SAMPLING.match(target.model):
         out["temperature"] = 0
     if request.tools:
@@ -167,7 +171,10 @@ def body(target: Target, request: LLMRequest, names: ToolNames, streaming: bool)
 
 def _messages(messages: Sequence[Message], names: ToolNames) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
-    for m in messages:
+    head = [m.content for m in itertools.takewhile(lambda m: m.role == "system", messages)]
+    if head:  # some servers take one system message only, and only as the first
+        out.append({"role": "system", "content": "\n\n".join(head)})
+    for m in messages[len(head) :]:
         if m.role == "tool":
             out.append({"role": "tool", "tool_call_id": m.tool_call_id or "", "content": m.content})
         elif m.role != "assistant":
@@ -186,6 +193,12 @@ def _messages(messages: Sequence[Message], names: ToolNames) -> list[dict[str, A
         elif m.content:
             out.append({"role": "assistant", "content": m.content})
     return out
+
+
+def _cache_key(agent_id: str, skill: str) -> str:
+    """What calls with the same beginning have in common; at most 64 characters."""
+    key = f"{agent_id}/{skill}"
+    return key if len(key) <= 64 and key.isascii() else hashlib.sha256(key.encode()).hexdigest()
 
 
 def _failure(error: Exception) -> LLMCallFailed:

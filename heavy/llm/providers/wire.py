@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import aiohttp
 import httpx2
 import orjson
 
+from heavy.llm.headers import pause
 from heavy.llm.providers.assembly import Assembly
 from heavy.llm.providers.failures import failed, from_body, from_exception
 from heavy.llm.sse import SSEDecoder, StreamTooLarge
@@ -93,9 +95,19 @@ async def converse(
             await _whole(response, reader, clock)
             if streaming and reader.assembly.partial:
                 yield TextDelta(reader.assembly.partial)
-        yield reader.assembly.completed()
+        yield replace(reader.assembly.completed(), pause=_pause(response.headers))
+    except LLMCallFailed as e:
+        e.calls_begun = reader.assembly.calls_begun
+        raise
     finally:
         await response.aclose()
+
+
+def _pause(headers: httpx2.Headers) -> float | None:
+    """How long the provider wants no further call. Most servers say nothing: one look at the names settles it."""
+    if any(b"ratelimit" in name.lower() for name, _ in headers.raw):
+        return pause(headers)
+    return None
 
 
 async def _whole(response: httpx2.Response, reader: Reader, clock: Clock) -> None:

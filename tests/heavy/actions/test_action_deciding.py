@@ -266,7 +266,7 @@ async def test_knowledge_profile_and_what_a_human_did_stand_in_every_prompt(busi
     await world.act(*(("router",) if mode == "router" else ("tool", "get_order")), **({} if mode == "router" else {"order_id": "A1"}))
     for request in world.gateway.requests:
         for part in ("Kettles last ten years.", "Ann", "Refund agreed."):
-            assert part in request.messages[0].content
+            assert part in request.messages[1].content
     assert found.asked == 1
 
 

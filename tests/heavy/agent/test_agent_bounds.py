@@ -11,12 +11,12 @@ import pytest
 from common.contracts.query import Usage
 from common.errors import DeadlineExceeded
 from common.workflow.schema import Limits
-from heavy.agent.context import estimate
 from heavy.agent.job import Job
 from heavy.agent.loop import run_agent
 from heavy.agent.scripted import Say, ScriptedGateway
 from heavy.agent.steps import ApprovalDecision, Ended
 from heavy.agent.toolbox import Toolbox
+from heavy.llm.tokens import estimate
 from heavy.llm.types import Chunk, LLMCallFailed, LLMRequest, Message, TextDelta, ToolCall
 from tests.support.agent_runs import SPECS, USER, Tools, refund_script, run
 
@@ -93,7 +93,8 @@ async def test_notes_are_asked_for_once_and_only_where_a_model_is() -> None:
     gateway = ScriptedGateway(refund_script())
     await run(gateway, notes=notes)
     assert asked == 1
-    assert all(r.messages[0].content.endswith("NOTES") for r in gateway.requests)
+    for request in gateway.requests:  # apart from the prompt, which is the same for all sessions and stays in the provider's cache
+        assert [m.content for m in request.messages if m.role == "system"] == [gateway.requests[0].messages[0].content, "NOTES"]
     finished = [USER, Message("assistant", "", (ToolCall("x1", "done", '{"message": "Refunded."}'),))]
     await run(ScriptedGateway(), transcript=finished, notes=notes)
     assert asked == 1

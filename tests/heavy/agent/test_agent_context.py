@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from heavy.agent import context
-from heavy.agent.context import Window, estimate, newest, sanitise, shorten, tokens_of, words_only
+from heavy.agent.context import Window, newest, sanitise, shorten, words_only
 from heavy.agent.scripted import Say, ScriptedGateway
+from heavy.llm.tokens import estimate, tokens_of
 from heavy.llm.types import LLMCallFailed, LLMRequest, Message, ToolCall, ToolSpec
 
 CALL = ToolCall("c1", "get_order", '{"order_id": "A1"}')

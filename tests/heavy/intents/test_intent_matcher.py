@@ -10,10 +10,10 @@ import pytest
 
 from common.errors import DeadlineExceeded
 from common.workflow.schema import Workflow
-from heavy.agent.context import estimate
 from heavy.agent.scripted import Say, ScriptedGateway
 from heavy.intents.candidates import candidates
 from heavy.intents.matcher import Intent, match_intent, read_intent
+from heavy.llm.tokens import estimate
 from heavy.llm.types import Message, ToolCall
 
 ENDPOINT = {"url": "http://127.0.0.1:1/orders/{order_id}"}
@@ -187,4 +187,6 @@ async def test_a_thousand_turns_of_history_are_cut_to_the_newest() -> None:
 
 async def test_notes_stand_behind_the_prompt() -> None:
     _, gateway = await match(Say("", [("reply_directly", {})]), notes=("Known: Ann.", ""))
-    assert gateway.requests[0].messages[0].content.endswith("\n\nKnown: Ann.")
+    prompt, notes = (m.content for m in gateway.requests[0].messages if m.role == "system")
+    assert "call `reply_directly`" in prompt
+    assert notes == "Known: Ann."

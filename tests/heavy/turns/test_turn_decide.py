@@ -51,7 +51,7 @@ async def test_without_a_plan_that_can_run_the_model_chooses(plan: Plan | None) 
     decision, gateway = await decided(READY, plan, handed_back="Refund agreed.")
     assert (decision.kind, decision.target, decision.matched_by, decision.usage.llm_calls) == ("flow", "prices", "llm", 1)
     for part in ("Ann", "Refund agreed."):
-        assert part in gateway.requests[0].messages[0].content
+        assert part in gateway.requests[0].messages[1].content
 
 
 async def test_an_open_skill_goes_on_in_hybrid() -> None:
