@@ -7,6 +7,7 @@ is taken and ignored; what would change the answer's meaning and is not offered 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +39,7 @@ _REFUSED: Mapping[str, str] = {
     "web_search_options": OWN_TOOLS,
 }
 
+_DIRECT = re.compile(rb'"model"\s*:\s*"(models/[^"\\]*)"')
 Said = tuple[str, str]
 """Role (user or assistant) and text."""
 
@@ -62,9 +64,12 @@ class Chat:
 
 
 def asked_model(body: bytes) -> str | None:
-    """The model that a request for `models/…` names; None where an agent is asked, or nothing that can be read."""
+    """The model that a request for `models/…` names; None where an agent is asked, or nothing that can be read. It may be wrong about
+    a body that is not sound: whoever takes it apart says so."""
     if b'"models' not in body:
         return None
+    if b"\\u" not in body and body.count(b'"model"') == 1 and (found := _DIRECT.search(body)):
+        return found[1].decode("utf-8", "replace")  # without decoding a prompt of megabytes
     try:
         doc = orjson.loads(body)
     except orjson.JSONDecodeError:

@@ -128,7 +128,8 @@ def test_a_long_request_to_an_agent_is_too_large() -> None:
         (b'{"model": "shop", "x": "models/a"}', None),
         (b'{"model": ["models/a"]}', None),
         (b'["models/a"]', None),
-        (b'{"model": "models/a"', None),
+        (b'{"\\u006dodel": "models/a"}', "models/a"),
+        (b'{"x": "\\u0041 \\"models", "model": "shop"', None),
     ],
 )
 def test_which_requests_ask_for_a_model_directly(raw: bytes, model: str | None) -> None:
