@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import orjson
@@ -73,6 +75,7 @@ class Relay:
         self.catalogue = catalogue
         self._legs = legs
         self._session: aiohttp.ClientSession | None = None
+        self._proxies: dict[str, str | None] = {}
 
     async def whole(self, ask: Ask, call: Call) -> Answer:
         """One JSON call. Raises LLMCallFailed, and what `legs` raises."""
@@ -158,14 +161,17 @@ class Relay:
     async def _open(self, leg: Leg, call: Call, clock: Clock) -> AsyncIterator[aiohttp.ClientResponse]:
         """The reply of a target that has taken the request. The connection is closed with it, unless the reply was read to its end."""
         target = leg.target
-        body = call.body.for_model(target.model)
+        body, url = call.body.for_model(target.model), _url(target, call.path)
+        if url not in self._proxies:
+            self._proxies[url] = _proxy(url)
         try:
             async with asyncio.timeout_at(clock.next(False)):
                 response = await self._client().post(
-                    _url(target, call.path),
+                    url,
                     data=body if len(body) < LARGE_BODY else io.BytesIO(body),
                     headers={**_JSON, PURPOSE_HEADER: "relay", **call.headers, **_key(target)},
                     timeout=aiohttp.ClientTimeout(total=None, sock_connect=target.connect_timeout),
+                    proxy=self._proxies[url],
                     allow_redirects=False,  # the key must not follow to another host
                 )
         except (aiohttp.ClientError, OSError) as e:
@@ -185,7 +191,6 @@ class Relay:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=True,  # as the SDKs do: an operator's proxy leads to the providers
             )
         return self._session
 
@@ -194,6 +199,15 @@ def _url(target: Target, path: str) -> str:
     if target.provider == "openai":
         return (target.base_url or OPENAI_URL).rstrip("/") + path
     return (target.base_url or ANTHROPIC_URL).rstrip("/").removesuffix("/v1") + "/v1" + path
+
+
+def _proxy(url: str) -> str | None:
+    """The proxy that the environment names for an address, as the SDKs take it. Asked once: aiohttp would ask in a thread for each call."""
+    at = urlsplit(url)
+    if proxy_bypass(at.netloc):
+        return None
+    known = getproxies()
+    return known.get(at.scheme) or known.get("all")
 
 
 def _key(target: Target) -> dict[str, str]:
