@@ -43,6 +43,7 @@ from heavy.jobs.upkeep import Retention, Upkeep
 from heavy.jobs.webhooks import Deliverer
 from heavy.llm.gateway import open_gateway
 from heavy.llm.models_file import ModelsFile, watch_models
+from heavy.llm.relay import Relay
 from heavy.routes.counted import Counted
 from heavy.routes.state import Explain, Heavy
 from heavy.routes.table import query_routes, resource_routes, watch_routes
@@ -99,10 +100,9 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         ring = given.keys or KeyRing.open(settings.api_keys)
         access = AccessKeeper(stores.access, hotstore, ring, settings.ticket_key, metrics)
         await access.look()  # nobody is let in before it is known who may come in
-        caller = given.caller
-        if caller is None:
-            caller = await stack.enter_async_context(HttpCaller(EgressPolicy(settings.egress_allow, agents.hosts), metrics))
+        caller = await stack.enter_async_context(_caller(settings, given.caller, agents.hosts, metrics))
         gateway = await stack.enter_async_context(open_gateway(models.read(), metrics, hotstore=hotstore))
+        relay = await stack.enter_async_context(Relay(gateway.legs, gateway.catalogue))
         mcp = await stack.enter_async_context(open_mcp(workflows, caller.policy))
         poster = await stack.enter_async_context(Poster(EgressPolicy(settings.egress_allow, public_only=True)))
         owner = TurnOwner(stores.turns, hotstore, settings.lease_seconds)
@@ -149,6 +149,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             agents=agents,
             turns=turns,
             gateway=gateway,
+            relay=relay,
             notes=notes,
             reader=TurnReader(stores.turns, hotstore, owner),
             session_reader=session_reader,
@@ -164,6 +165,16 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             metrics=metrics,
             explain=given.explain,
         )
+
+
+@contextlib.asynccontextmanager
+async def _caller(settings: HeavySettings, given: HttpCaller | None, hosts: frozenset[str], metrics: Metrics) -> AsyncIterator[HttpCaller]:
+    """The caller of business APIs: the one that is given stays open."""
+    if given is not None:
+        yield given
+        return
+    async with HttpCaller(EgressPolicy(settings.egress_allow, hosts), metrics) as caller:
+        yield caller
 
 
 def retention(settings: HeavySettings) -> Retention:

@@ -73,6 +73,10 @@ class Agents:
             raise InvalidRequest(f"there is no agent {agent_id!r}" if agent_id else "no agent is served here", field="agent_id")
         return found
 
+    def get(self, agent_id: str) -> Agent | None:
+        """The agent of that id, None without one."""
+        return self._agents.get(agent_id)
+
     @property
     def hosts(self) -> frozenset[str]:
         """The hosts that the workflows' endpoints name: what an operator's file may reach though it is private."""

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 
 from common.endpoints.call import HttpCaller
 from common.endpoints.egress import EgressPolicy
+from common.hotstore.conversations import Conversations
 from common.hotstore.open import open_hotstore
 from common.hotstore.protocol import HotStore
 from common.settings import SettingsError
@@ -30,7 +31,8 @@ from lightweight.answer import RuleAnswers
 from lightweight.handoff import Accel, Handoff, Proxy
 from lightweight.idempotency import Idempotency
 from lightweight.matching.compile import check_pattern
-from lightweight.query import QueryEndpoint
+from lightweight.query.chat import ChatEndpoint
+from lightweight.query.endpoint import QueryEndpoint
 from lightweight.routes import Check, HotFirst, build_routes
 from lightweight.settings import LightweightSettings
 
@@ -91,6 +93,7 @@ def create_app(
     return HotFirst(
         QueryEndpoint(agents, answers, onward, idempotency, **collaborators),
         QueryEndpoint(agents, answers, onward, idempotency, **collaborators, streaming=True),
+        ChatEndpoint(agents, answers, onward, idempotency, **collaborators, conversations=Conversations(store)),
         routes=build_routes(onward, config_hash=lambda: agents.config_hash, metrics=metrics, inflight=inflight, checks=checks),
         exception_handlers=exception_handlers(),
         lifespan=lifespan,

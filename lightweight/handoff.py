@@ -39,7 +39,8 @@ class Handoff(Protocol):
     mode: str
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, body: bytes, ticket: str, session_key: str) -> None:
-        """Answers the request through heavy. `body` has been read already. Raises DependencyUnavailable before the first byte only."""
+        """Answers the request through heavy. `body` has been read already. With an empty ticket the caller's own key must do there. Raises
+        DependencyUnavailable before the first byte only."""
 
     async def aclose(self) -> None:
         """Closes connections."""
@@ -54,7 +55,7 @@ class Accel:
         """Answers at once, without a body."""
         headers = [
             (b"x-accel-redirect", b"@heavy"),
-            (HEADER.encode(), ticket.encode()),
+            *([(HEADER.encode(), ticket.encode())] if ticket else []),
             (SESSION_HEADER.encode(), session_key.encode()),
             (b"content-length", b"0"),
         ]
@@ -77,7 +78,8 @@ class Proxy:
     async def __call__(self, scope: Scope, receive: Receive, send: Send, body: bytes, ticket: str, session_key: str) -> None:
         """Sends the request with its ticket; once more when a kept connection was closed already: heavy knows the turn by its id."""
         headers = _request_headers(scope)
-        headers[HEADER] = ticket
+        if ticket:
+            headers[HEADER] = ticket
         headers[SESSION_HEADER] = session_key
         headers["X-Request-Id"] = request_id(scope)
         try:

@@ -1,4 +1,4 @@
-"""The paths of the tier: the two hot ones before the router, its own pages behind the edge middleware. What is not here is heavy's."""
+"""The paths of the tier: the hot ones before the router, its own pages behind the edge middleware. What is not here is heavy's."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount, Route
 
+from common.contracts.chat import PATH as CHAT
 from common.errors import NotFound
 from common.telemetry.metrics import Metrics
 from common.web.asgi import Receive, Scope, Send
 from common.web.health import health, livez, metrics_page, readyz
 from common.web.middleware import Edge, InFlight
 from lightweight.handoff import Handoff, Proxy
-from lightweight.query import QueryEndpoint
+from lightweight.query.chat import ChatEndpoint
+from lightweight.query.endpoint import QueryEndpoint
 
 Check = Callable[[], Awaitable[Any]]
 # What heavy offers to the public. /metrics and /admin of heavy are not among it.
@@ -26,9 +28,9 @@ HEAVY_PAGES = ("/", "/openapi.json", "/docs")
 class HotFirst(Starlette):
     """An app whose hot paths come before Starlette's stack, which wraps every send. Hot endpoints answer their errors themselves."""
 
-    def __init__(self, query: QueryEndpoint, query_stream: QueryEndpoint, **options: Any) -> None:
+    def __init__(self, query: QueryEndpoint, query_stream: QueryEndpoint, chat: ChatEndpoint, **options: Any) -> None:
         super().__init__(**options)
-        self._hot = {"/api/v1/query": query, "/api/v1/query/stream": query_stream}
+        self._hot: Mapping[str, QueryEndpoint] = {"/api/v1/query": query, "/api/v1/query/stream": query_stream, CHAT: chat}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request, or the lifespan."""

@@ -17,6 +17,7 @@ from common.contracts.learned import LearnedRoute
 from common.contracts.ticket import HEADER, SESSION_HEADER
 from common.endpoints.call import HttpCaller
 from common.endpoints.egress import EgressPolicy
+from common.hotstore.conversations import Conversations
 from common.hotstore.open import open_hotstore
 from common.settings import SettingsError
 from common.telemetry.logs import setup_logging
@@ -29,6 +30,7 @@ from common.web.server import bind, require_safe_host, startup_failure
 from common.web.server import serve as serve_app
 from common.workflow.load import load_all
 from heavy.app import Given, open_heavy
+from heavy.routes.chat import ChatEndpoint as HeavyChat
 from heavy.routes.counted import Counted
 from heavy.routes.query import QueryEndpoint as HeavyQuery
 from heavy.routes.table import resource_routes
@@ -39,7 +41,8 @@ from lightweight.answer import RuleAnswers, planned
 from lightweight.idempotency import Idempotency
 from lightweight.learned import explained
 from lightweight.matching.compile import check_pattern
-from lightweight.query import QueryEndpoint
+from lightweight.query.chat import ChatEndpoint
+from lightweight.query.endpoint import QueryEndpoint
 from lightweight.routes import HotFirst
 from standalone.demo import Demo
 
@@ -66,7 +69,8 @@ class Local:
             replayed = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        await self._heavy_query({**scope, "headers": [*headers, (INTERNAL[0], ticket.encode())]}, receive_again, send)
+        vouched = [(INTERNAL[0], ticket.encode())] if ticket else []
+        await self._heavy_query({**scope, "headers": [*headers, *vouched]}, receive_again, send)
 
     async def aclose(self) -> None:
         """Nothing is open."""
@@ -85,11 +89,13 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
     answers, idempotency = RuleAnswers(hotstore, caller, metrics), Idempotency(hotstore)
     keys, rate = KeyRing.open(settings.api_keys), RequestRate(hotstore, metrics)
 
+    watched: dict[str, Any] = {"metrics": metrics, "inflight": inflight, "rate": rate, "keys": keys, "ticket_key": settings.ticket_key}
+
+    def local(endpoint: ASGIApp) -> Local:
+        return Local(edge.cls(Counted(endpoint), *edge.args, **edge.kwargs))
+
     def query(*, streaming: bool) -> QueryEndpoint:
-        heavy_query = edge.cls(HeavyQuery(streaming=streaming), *edge.args, **edge.kwargs)
-        watched: dict[str, Any] = {"metrics": metrics, "inflight": inflight, "rate": rate}
-        local = Local(heavy_query)
-        return QueryEndpoint(agents, answers, local, idempotency, keys=keys, ticket_key=settings.ticket_key, **watched, streaming=streaming)
+        return QueryEndpoint(agents, answers, local(HeavyQuery(streaming=streaming)), idempotency, **watched, streaming=streaming)
 
     def explain(agent_id: str, text: str, route: LearnedRoute | None) -> dict[str, Any]:
         return explained(agents.find(agent_id), text, route)
@@ -107,6 +113,7 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
     return HotFirst(
         query(streaming=False),
         query(streaming=True),
+        ChatEndpoint(agents, answers, local(HeavyChat()), idempotency, **watched, conversations=Conversations(hotstore)),
         routes=resource_routes(inflight),
         middleware=[edge, Middleware(Counted)],
         exception_handlers=exception_handlers(),

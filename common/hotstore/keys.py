@@ -7,6 +7,7 @@
 | ls:{tenant/session}:p   | hash   | 1 day   | turn id → journal entry that is not in the database yet, behind its id in the journal |
 | ls:{turn}:e             | list   | 1 hour after the end | event log; the event with id n is item n - 1    |
 | ls:idem:<tenant>/<key>  | string | 1 day   | what a request with an Idempotency-Key has become (common.contracts.idempotency) |
+| ls:chat:<tenant>/…      | string | 1 day   | by digest: the session that a conversation has come to; and who took it |
 | ls:learned:…            | string | 1 hour  | a learned route (common.contracts.learned), kept up by heavy |
 | ls:access               | hash   | 1 minute, kept up by heavy | API keys and limits (common.contracts.access): r revision, v snapshot |
 | ls:rate:<tenant>        | string | until the bucket is full   | requests a minute: when the bucket will be full, in µs |
@@ -43,6 +44,7 @@ PAUSED_TTL = 86400
 ACCESS_TTL = 60
 STREAMS_TTL = 30
 USE_TTL = 600
+CONVERSATION_TTL = 86400
 
 
 def gate(tenant: str, session_id: str) -> str:
@@ -73,6 +75,16 @@ def learned(tenant: str, agent_id: str, config_hash: str, digest: str) -> str:
 def idempotency(tenant: str, digest: str) -> str:
     """String, a day (contracts.idempotency.KEPT_SECONDS); seconds while the request is being answered."""
     return f"ls:idem:{tenant}/{digest}"
+
+
+def conversation(tenant: str, digest: str) -> str:
+    """String: a session id, CONVERSATION_TTL. `digest` is that of what was said."""
+    return f"ls:chat:{tenant}/{digest}"
+
+
+def conversation_taken(tenant: str, digest: str, session_id: str) -> str:
+    """String: who has taken the session at that point, CONVERSATION_TTL."""
+    return f"ls:chat:{tenant}/{digest}:{session_id}"
 
 
 def rate(tenant: str) -> str:

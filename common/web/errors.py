@@ -1,4 +1,6 @@
-"""Errors as HTTP: each leaves as an RFC 9457 problem, and what is not of our tree as `internal`, with its cause in the log only."""
+"""Errors as HTTP: each leaves as an RFC 9457 problem (below /v1/ in the shape that clients of LLM APIs expect), and what is not of our tree
+as `internal`, with its cause in the log only.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.contracts.idempotency import REPLAYED
+from common.contracts.llm_errors import error_document
 from common.contracts.problem import MEDIA_TYPE, problem
 from common.errors import (
     Forbidden,
@@ -42,9 +45,17 @@ _OF_STATUS: Mapping[int, type[LoadsplitError]] = {
 _TEXT_OF_STATUS = {404: "there is nothing at this path", 405: "this path does not take that method"}
 
 
-def problem_response(error: LoadsplitError, request_id: str) -> tuple[int, Headers, bytes]:
-    """(status, headers, body) of an error. A 429 or 503 carries Retry-After, whole seconds, at least 1; a 401 names the scheme."""
-    headers: Headers = [(b"content-type", MEDIA_TYPE.encode()), (b"cache-control", b"no-store"), (b"x-request-id", request_id.encode())]
+def problem_response(error: LoadsplitError, request_id: str, path: str = "") -> tuple[int, Headers, bytes]:
+    """(status, headers, body) of an error. A 429 or 503 carries Retry-After, whole seconds, at least 1; a 401 names the scheme.
+
+    `path` is what was asked for: below /v1/ the body is not a problem, and the official clients find what they look for: x-should-retry,
+    request-id."""
+    document, media_type = error_document(path, error, request_id), b"application/json"
+    if document is None:
+        document, media_type = problem(error, request_id), MEDIA_TYPE.encode()
+    headers: Headers = [(b"content-type", media_type), (b"cache-control", b"no-store"), (b"x-request-id", request_id.encode())]
+    if media_type == b"application/json":
+        headers += [(b"x-should-retry", b"true" if error.retryable else b"false"), (b"request-id", request_id.encode())]
     after = error.retry_after
     if after is None and error.status in (429, 503):
         after = 1.0
@@ -54,7 +65,7 @@ def problem_response(error: LoadsplitError, request_id: str) -> tuple[int, Heade
         headers.append(REPLAYED)
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    body = orjson.dumps(problem(error, request_id), default=str, option=orjson.OPT_NON_STR_KEYS)
+    body = orjson.dumps(document, default=str, option=orjson.OPT_NON_STR_KEYS)
     return error.status, [*headers, (b"content-length", b"%d" % len(body))], body
 
 
@@ -74,7 +85,7 @@ def as_loadsplit_error(error: BaseException, request_id: str) -> LoadsplitError:
 async def handle(request: Request, error: Exception) -> Response:
     """Starlette's exception handler for every class there is."""
     rid = request_id(request.scope)
-    status, headers, body = problem_response(as_loadsplit_error(error, rid), rid)
+    status, headers, body = problem_response(as_loadsplit_error(error, rid), rid, request.scope["path"])
     response = Response(body, status)
     response.raw_headers = [h for h in headers if h[0] != b"content-length"] + [(b"content-length", b"%d" % len(body))]
     if isinstance(error, HTTPException) and error.headers:

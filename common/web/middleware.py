@@ -111,7 +111,7 @@ class Edge:
             error = as_loadsplit_error(e, rid)
             if status:  # the reply had begun: all that is left is to break it off
                 raise
-            code, headers, body = problem_response(error, rid)
+            code, headers, body = problem_response(error, rid, scope["path"])
             await send_with_headers({"type": "http.response.start", "status": code, "headers": headers})
             await send({"type": "http.response.body", "body": body})
         finally:

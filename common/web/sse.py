@@ -24,7 +24,7 @@ STALL_SECONDS = 60.0
 
 class SSEWriter:
     """One stream to one client. The request's body must have been read: what `receive` says from then on is the disconnect. `cut` ends
-    the connection of a client that takes nothing any more."""
+    the connection of a client that takes nothing any more; `opening` goes before all frames."""
 
     def __init__(
         self,
@@ -33,12 +33,14 @@ class SSEWriter:
         *,
         headers: Iterable[tuple[bytes, bytes]] = (),
         cut: Callable[[], None] | None = None,
+        opening: bytes = RETRY,
         heartbeat: float = HEARTBEAT_SECONDS,
         stall: float = STALL_SECONDS,
     ) -> None:
         self._receive, self._send = receive, send
         self._headers = [*HEADERS, *headers]
         self._cut = cut
+        self._opening = opening
         self._heartbeat, self._stall = heartbeat, stall
         self._sent = 0  # counts frames, so that the heartbeat knows whether it was quiet
         self._sending_since: float | None = None
@@ -63,7 +65,8 @@ class SSEWriter:
 
     async def _pump(self, frames: AsyncIterator[bytes]) -> bool:
         try:
-            await self._write(RETRY)
+            if self._opening:
+                await self._write(self._opening)
             async for frame in frames:
                 await self._write(frame)
             await self._send({"type": "http.response.body", "body": b""})

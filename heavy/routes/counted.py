@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from common.contracts import ticket as tickets
+from common.contracts.chat import PATH as CHAT
 from common.errors import DependencyUnavailable, Unauthorized
 from common.web.asgi import Receive, Scope, Send, header
 from common.web.middleware import WATCHERS
-from heavy.routes.state import heavy_of
+from heavy.routes.state import credentials, heavy_of
 
 COUNTED = ("/api/v1/", "/v1/")
-QUERIES = ("/api/v1/query", "/api/v1/query/stream")
+QUERIES = ("/api/v1/query", "/api/v1/query/stream", CHAT)
 
 
 class Counted:
@@ -33,7 +34,7 @@ class Counted:
 async def _count(scope: Scope) -> None:
     heavy = heavy_of(scope)
     try:
-        caller = heavy.keys.authenticate(scope["headers"])
+        caller = heavy.keys.authenticate(credentials(scope))
     except (Unauthorized, DependencyUnavailable):
         return  # the route refuses it, if it needs a key at all
     await heavy.quotas.request(caller)

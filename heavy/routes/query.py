@@ -65,42 +65,41 @@ class QueryEndpoint:
         cancels = self._streaming and cancels_on_disconnect(scope)
         admission = await admit(heavy, scope, query)
         if not self._streaming:
-            submitted = await self._accept(heavy, scope, query, admission)
-            try:
-                await send_json(send, 200, await outcome(heavy, admission.tenant, submitted.turn), _headers(submitted))
-            except (EndedWith, TurnCancelled) as e:
-                e.replayed = submitted.replayed
-                raise
+            submitted = await accept(heavy, scope, query, admission, streaming=self._streaming)
+            reply = await outcome_of(heavy, admission.tenant, submitted)
+            await send_json(send, 200, reply, replayed(submitted))
             return
         async with heavy.quotas.stream(admission.tenant):
-            submitted = await self._accept(heavy, scope, query, admission)
-            await send_turn(heavy, scope, receive, send, admission.tenant, submitted.turn, cancels=cancels, headers=_headers(submitted))
+            submitted = await accept(heavy, scope, query, admission, streaming=self._streaming)
+            await send_turn(heavy, scope, receive, send, admission.tenant, submitted.turn, cancels=cancels, headers=replayed(submitted))
 
-    async def _accept(self, heavy: Heavy, scope: Scope, query: Query, admission: Admission) -> Submitted:
-        """The turn. A request that comes twice joins what its first coming began, also where its tenant may begin nothing more."""
-        submit = partial(
-            heavy.turns.submit,
-            query,
-            tenant=admission.tenant,
-            turn_id=admission.turn_id,
-            plan=admission.plan,
-            deadline=admission.deadline,
-            streaming=self._streaming,
-            request_id=request_id(scope),
-            on_busy=parse_on_busy(header(scope, ON_BUSY_HEADER)),
-            keyed=admission.keyed,
-        )
-        try:
-            async with heavy.quotas.turn(admission.tenant, partial(heavy.turns.may_cost, query, admission.tenant, admission.plan)):
-                return await submit()
-        except (RateLimited, BudgetExceeded):
-            ids = {admission.turn_id, *(admission.keyed.ids if admission.keyed else ())}
-            if await heavy.stores.turns.known(admission.tenant, query.session_id, list(ids)) is None:
-                raise
+
+async def accept(heavy: Heavy, scope: Scope, query: Query, admission: Admission, *, streaming: bool) -> Submitted:
+    """The turn. A request that comes twice joins what its first coming began, also where its tenant may begin nothing more."""
+    submit = partial(
+        heavy.turns.submit,
+        query,
+        tenant=admission.tenant,
+        turn_id=admission.turn_id,
+        plan=admission.plan,
+        deadline=admission.deadline,
+        streaming=streaming,
+        request_id=request_id(scope),
+        on_busy=parse_on_busy(header(scope, ON_BUSY_HEADER)),
+        keyed=admission.keyed,
+    )
+    try:
+        async with heavy.quotas.turn(admission.tenant, partial(heavy.turns.may_cost, query, admission.tenant, admission.plan)):
             return await submit()
+    except (RateLimited, BudgetExceeded):
+        ids = {admission.turn_id, *(admission.keyed.ids if admission.keyed else ())}
+        if await heavy.stores.turns.known(admission.tenant, query.session_id, list(ids)) is None:
+            raise
+        return await submit()
 
 
-def _headers(submitted: Submitted) -> Headers:
+def replayed(submitted: Submitted) -> Headers:
+    """What tells that an earlier request with the same Idempotency-Key had this reply."""
     return (REPLAYED,) if submitted.replayed else ()
 
 
@@ -146,6 +145,15 @@ def read_deadline(scope: Scope) -> float | None:
     return time.time() + seconds
 
 
+async def outcome_of(heavy: Heavy, tenant: str, submitted: Submitted) -> bytes:
+    """The reply of the turn as JSON. Raises what ended it otherwise."""
+    try:
+        return await outcome(heavy, tenant, submitted.turn)
+    except (EndedWith, TurnCancelled) as e:
+        e.replayed = submitted.replayed
+        raise
+
+
 async def outcome(heavy: Heavy, tenant: str, turn: OwnedTurn | TurnRow) -> bytes:
     """The reply of a turn as JSON, when it has ended or awaits an approval (then it says what is asked). Raises what ended it otherwise."""
     line = await _last_line(heavy, tenant, turn)
@@ -188,12 +196,12 @@ async def _last_line(heavy: Heavy, tenant: str, turn: OwnedTurn | TurnRow) -> by
     following: AsyncGenerator[tuple[int, bytes]] = heavy.reader.follow(row, 0)
     async with contextlib.aclosing(following) as lines_of:
         async for _, line in lines_of:
-            if event_type(line) in TERMINAL or await _pauses(heavy, tenant, turn.turn_id, line):
+            if event_type(line) in TERMINAL or await pauses(heavy, tenant, turn.turn_id, line):
                 return line
     raise DependencyUnavailable("the turn was accepted and goes on; ask for it by its id", turn_id=turn.turn_id)
 
 
-async def _pauses(heavy: Heavy, tenant: str, turn_id: str, line: bytes) -> bool:
+async def pauses(heavy: Heavy, tenant: str, turn_id: str, line: bytes) -> bool:
     """Whether the event says that the turn waits for a person, and it still does."""
     if event_type(line) != AWAITING_APPROVAL:
         return False

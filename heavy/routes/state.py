@@ -9,14 +9,17 @@ from typing import Any
 from starlette.types import Scope
 
 from common.contracts.learned import LearnedRoute
+from common.contracts.llm_errors import ANTHROPIC_PREFIX
 from common.endpoints.egress import EgressPolicy
 from common.hotstore.protocol import HotStore
 from common.telemetry.metrics import Metrics
+from common.web.asgi import Headers
 from common.web.auth import Caller, KeyRing
 from heavy.jobs.dispatch import Dispatcher
 from heavy.jobs.journal import JournalMover
 from heavy.jobs.settle import Settling
 from heavy.jobs.stores import JobStores
+from heavy.llm.relay import Relay
 from heavy.llm.types import Gateway
 from heavy.settings import HeavySettings
 from heavy.streaming import SessionReader, TurnReader
@@ -42,6 +45,7 @@ class Heavy:
     agents: Agents
     turns: Turns
     gateway: Gateway
+    relay: Relay
     notes: Notes
     reader: TurnReader
     session_reader: SessionReader
@@ -67,4 +71,15 @@ def heavy_of(scope: Scope) -> Heavy:
 
 def caller_of(scope: Scope) -> Caller:
     """Who asks, by API key (everyone is tenant `default` while no key is configured). Raises Unauthorized."""
-    return heavy_of(scope).keys.authenticate(scope["headers"])
+    return heavy_of(scope).keys.authenticate(credentials(scope))
+
+
+def credentials(scope: Scope) -> Headers:
+    """The headers that hold the caller's key. On Anthropic's paths it may stand in x-api-key, where the clients of that API put it."""
+    headers: Headers = scope["headers"]
+    if not scope["path"].startswith(ANTHROPIC_PREFIX):
+        return headers
+    given = dict(headers)
+    if b"authorization" in given or b"x-api-key" not in given:
+        return headers
+    return [(b"authorization", b"Bearer " + given[b"x-api-key"])]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from urllib.parse import parse_qs
 
 import orjson
@@ -41,27 +41,37 @@ async def send_turn(
 
 
 async def frames(heavy: Heavy, tenant: str, turn: OwnedTurn | TurnRow, after: int, rid: str) -> AsyncIterator[bytes]:
-    """The frames of a turn's events, from this process or from wherever they are. Always ends with a terminal event: an error where this
-    node cannot tell the end, though the turn may go on."""
+    """The frames of a turn's events."""
+    async with contextlib.aclosing(bunches(heavy, tenant, turn, after, rid)) as bunched:
+        async for first, lines in bunched:
+            yield b"".join([frame(n, event_type(line), line) for n, line in enumerate(lines, first)])
+
+
+async def bunches(heavy: Heavy, tenant: str, turn: OwnedTurn | TurnRow, after: int, rid: str) -> AsyncGenerator[tuple[int, list[bytes]]]:
+    """A turn's events as (id of the first, lines), from this process or from wherever they are. Always ends with a terminal event: an error
+    where this node cannot tell the end, though the turn may go on."""
     position = after
     if isinstance(turn, OwnedTurn):
         async with contextlib.aclosing(turn.events.batches(position)) as batches:
             async for first, batch in batches:
-                yield b"".join([frame(n, event_type(line), line) for n, line in enumerate(batch, first)])
+                yield first, batch
                 position = first + len(batch) - 1
                 if event_type(batch[-1]) in TERMINAL:
                     return
         if turn.error is not None:  # accepted, but this node cannot end it: the reader may come back for the rest
-            document = orjson.dumps({"type": "error", "data": problem(turn.error, rid)})
-            yield frame(position + 1, "error", document)
+            yield position + 1, [_error(turn.error, rid)]
             return
     try:
         row = await heavy.reader.open(tenant, turn.turn_id)
         async with contextlib.aclosing(heavy.reader.follow(row, position)) as lines:
             async for position, line in lines:
-                yield frame(position, event_type(line), line)
+                yield position, [line]
     except LoadsplitError as e:
-        yield frame(position + 1, "error", orjson.dumps({"type": "error", "data": problem(e, rid)}))
+        yield position + 1, [_error(e, rid)]
+
+
+def _error(error: LoadsplitError, rid: str) -> bytes:
+    return orjson.dumps({"type": "error", "data": problem(error, rid)})
 
 
 def cancels_on_disconnect(scope: Scope) -> bool:

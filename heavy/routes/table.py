@@ -8,19 +8,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
+from common.contracts.chat import PATH as CHAT
 from common.web import health as pages
 from common.web.middleware import InFlight
 from common.web.openapi import docs, openapi_json
 from heavy.routes.access import list_keys, list_tenants, post_key, put_tenant, revoke_key
 from heavy.routes.approvals import decide_approval
 from heavy.routes.batches import PostBatch, delete_batch, get_batch, get_results
+from heavy.routes.chat import ChatEndpoint
 from heavy.routes.deliveries import get_delivery, list_deliveries, replay_delivery, replay_failed
 from heavy.routes.events import SessionEvents, session_socket
 from heavy.routes.handoff import list_sessions, post_handoff
 from heavy.routes.learned import forget_learned, list_learned, match, propose_rules
+from heavy.routes.models import get_model, list_models
 from heavy.routes.page import asset, index
 from heavy.routes.purge import get_purge
 from heavy.routes.query import QueryEndpoint
+from heavy.routes.relay import COUNT_TOKENS, MESSAGES, Messages
 from heavy.routes.schedules import delete_schedule, get_schedule, list_schedules, patch_schedule, post_schedule
 from heavy.routes.sessions import delete_session, get_session
 from heavy.routes.state import heavy_of
@@ -48,6 +52,7 @@ def query_routes() -> list[BaseRoute]:
     return [
         Route("/api/v1/query", QueryEndpoint(streaming=False), methods=["POST"]),
         Route("/api/v1/query/stream", QueryEndpoint(streaming=True), methods=["POST"]),
+        Route(CHAT, ChatEndpoint(), methods=["POST"]),
     ]
 
 
@@ -55,6 +60,7 @@ def resource_routes(inflight: InFlight) -> list[BaseRoute]:
     """Turns, tasks, sessions, health and documents."""
     return [
         *_job_routes(),
+        *_model_routes(),
         Route("/api/v1/turns/{turn_id}", get_turn, methods=["GET"]),
         Route("/api/v1/turns/{turn_id}/stream", StreamTurn(), methods=["GET"]),
         Route("/api/v1/turns/{turn_id}/cancel", cancel_turn, methods=["POST"]),
@@ -110,6 +116,15 @@ def _job_routes() -> list[BaseRoute]:
         Route("/api/v1/schedules/{schedule_id}", get_schedule, methods=["GET"]),
         Route("/api/v1/schedules/{schedule_id}", patch_schedule, methods=["PATCH"]),
         Route("/api/v1/schedules/{schedule_id}", delete_schedule, methods=["DELETE"]),
+    ]
+
+
+def _model_routes() -> list[BaseRoute]:
+    return [
+        Route("/v1/models", list_models, methods=["GET"]),
+        Route("/v1/models/{model:path}", get_model, methods=["GET"]),
+        Route("/v1" + MESSAGES, Messages(), methods=["POST"]),
+        Route("/v1" + COUNT_TOKENS, Messages(COUNT_TOKENS), methods=["POST"]),
     ]
 
 

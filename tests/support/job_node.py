@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,7 +19,8 @@ from heavy.jobs.rows import TaskRow
 from heavy.jobs.schedules import Scheduler
 from heavy.jobs.settle import Settling
 from heavy.jobs.stores import JobStores
-from heavy.llm.types import Completed, LLMCallFailed, LLMRequest
+from heavy.llm.legs import Ask, Leg
+from heavy.llm.types import Completed, LLMCallFailed, LLMRequest, Target
 from tests.support.node import Node, SlowGateway
 from tests.support.tasks import new_task
 from tests.support.waiting import wait_until
@@ -40,6 +41,15 @@ class FailingGateway(SlowGateway):
             return await super().complete(request)
         finally:
             self.closed += 1
+
+    def catalogue(self) -> dict[str, tuple[Target, ...]]:
+        """There is no model behind it that could be asked directly."""
+        return {}
+
+    async def legs(self, ask: Ask) -> AsyncGenerator[Leg, None]:
+        """No target."""
+        for leg in ():
+            yield leg
 
     def _say(self, request: LLMRequest) -> Say:
         message = request.messages[-1].content

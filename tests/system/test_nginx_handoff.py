@@ -123,6 +123,8 @@ async def test_a_hand_off_goes_to_the_next_replica_when_one_dies(nginx: StartFro
         ("POST", "/api/v1/query"),
         ("POST", "/api/v1/query/stream"),
         ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/messages"),
+        ("GET", "/v1/models"),
         ("GET", "/api/v1/turns/t_1"),
         ("GET", "/api/v1/session/s-1"),
         ("GET", "/api/v1/health"),

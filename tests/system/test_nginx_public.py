@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 
 import pytest
 from aiohttp import web
@@ -57,7 +58,7 @@ async def test_what_is_not_public_is_not_there(nginx: StartFront, path: str) -> 
 
 async def test_a_body_too_large_is_a_problem(nginx: StartFront) -> None:
     front = await nginx()
-    for path in ("/api/v1/query", "/api/v1/turns/t_1/cancel", "/v1/chat/completions"):
+    for path in ("/api/v1/query", "/api/v1/turns/t_1/cancel"):
         status, problem, headers = await front.call("POST", path, data=b"x" * 262_145)
         assert status == 413
         assert problem.items() >= problem_of(errors.PayloadTooLarge).items()
@@ -76,6 +77,36 @@ async def test_a_batch_may_be_larger(nginx: StartFront) -> None:
     status, problem, _ = await front.call("POST", "/api/v1/batch/b_1", data=b"x" * 262_145)
     assert (status, problem["detail"]) == (413, "the body is larger than 262144 bytes")
     assert len(front.heavy[0].requests) == 1
+
+
+async def test_a_prompt_may_be_longer_and_is_handed_on(nginx: StartFront) -> None:
+    front = await nginx(heavy=1)
+    front.lightweight[0].handle = hand_off
+    for path in ("/v1/chat/completions", "/v1/messages"):
+        prompt = json.dumps({"session_id": "s-1", "messages": "x" * 1_000_000})
+        status, seen, _ = await front.call("POST", path, data=io.BytesIO(prompt.encode()))
+        assert (status, seen["who"], seen["body"]) == (200, "heavy-1", prompt)
+        assert (await front.call("POST", path, data=io.BytesIO(b"x" * 16_777_217)))[0] == 413
+    assert [r.path for r in front.lightweight[0].requests] == ["/v1/chat/completions"]
+
+
+async def test_clients_of_llm_apis_are_told_in_their_shape(nginx: StartFront) -> None:
+    front = await nginx(heavy=1)
+    front.lightweight[0].handle = hand_off
+    await front.heavy[0].stop()
+    body = b'{"session_id": "s-1"}'
+    for path, kind in (("/v1/chat/completions", "server_error"), ("/v1/models", "server_error"), ("/v1/messages", "overloaded_error")):
+        status, doc, headers = await front.call("POST", path, data=body)
+        assert (status, headers["content-type"], headers["retry-after"]) == (503, "application/json", "1")
+        assert headers["x-should-retry"] == "true"
+        error = doc["error"]
+        assert (error["type"], error["code"], error["retryable"]) == (kind, "dependency_unavailable", True)
+        assert error["message"] == "no replica of the tier that answers this can be reached"
+        assert error["request_id"] == headers["x-request-id"]
+        assert (doc.get("type"), doc.get("request_id")) == (("error", error["request_id"]) if path == "/v1/messages" else (None, None))
+    status, doc, _ = await front.call("POST", "/v1/chat/completions", data=io.BytesIO(b"x" * 16_777_217))
+    assert (status, doc["error"]["code"], doc["error"]["param"]) == (413, "payload_too_large", None)
+    assert (await front.call("GET", "/problem/openai"))[1]["code"] == "not_found"
 
 
 async def test_every_replica_away_is_dependency_unavailable(nginx: StartFront) -> None:

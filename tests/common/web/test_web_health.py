@@ -97,6 +97,11 @@ async def test_metrics_page() -> None:
 PATHS = {
     "/api/v1/query": {"post"},
     "/api/v1/query/stream": {"post"},
+    "/v1/chat/completions": {"post"},
+    "/v1/models": {"get"},
+    "/v1/models/{model}": {"get"},
+    "/v1/messages": {"post"},
+    "/v1/messages/count_tokens": {"post"},
     "/api/v1/turns/{turn_id}": {"get"},
     "/api/v1/turns/{turn_id}/stream": {"get"},
     "/api/v1/turns/{turn_id}/cancel": {"post"},

@@ -1,17 +1,18 @@
 """The hot path: decode → match → gate → answer, or hand off. Plain ASGI, because a framework's request and response cost a third.
 
-It knows no route table: `routes.py` mounts one instance for /api/v1/query and one for /api/v1/query/stream.
+It knows no route table: `routes.py` mounts one instance for /api/v1/query and one for /api/v1/query/stream. `chat.py` is the same behind
+another protocol.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from time import perf_counter
 from typing import Any
 
 from common.contracts.idempotency import HEADER, REPLAYED, keyed
-from common.contracts.query import ON_BUSY_HEADER, new_turn_id, parse_on_busy, parse_query
+from common.contracts.query import ON_BUSY_HEADER, Query, new_turn_id, parse_on_busy, parse_query
 from common.contracts.ticket import Plan, Ticket, sign
 from common.errors import DependencyUnavailable, InvalidRequest, LoadsplitError, MethodNotAllowed
 from common.telemetry.metrics import Metrics
@@ -29,14 +30,16 @@ from lightweight.replies import stream, stream_again
 
 MAX_TIMEOUT = 3600.0
 _TIER = (b"x-loadsplit-tier", b"lightweight")
-_JSON: tuple[tuple[bytes, bytes], ...] = (_TIER, (b"content-type", b"application/json"))
-_EVENTS = (
+JSON: tuple[tuple[bytes, bytes], ...] = (_TIER, (b"content-type", b"application/json"))
+EVENTS = (
     _TIER,
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
 )
 CLIENT_GONE = 499
+# (send, agent, turn, answer, request id, seconds of matching, beginning)
+SendReply = Callable[[Send, Agent, Turn, Answer | bytes, str, float, float], Awaitable[None]]
 
 
 class QueryEndpoint:
@@ -55,6 +58,7 @@ class QueryEndpoint:
         metrics: Metrics,
         inflight: InFlight,
         streaming: bool = False,
+        kind: str | None = None,
     ) -> None:
         self._agents = agents
         self._answers = answers
@@ -65,7 +69,7 @@ class QueryEndpoint:
         self._ticket_key = ticket_key
         self._inflight = inflight
         self._streaming = streaming
-        self._kind = "query_stream" if streaming else "query"
+        self._kind = kind or ("query_stream" if streaming else "query")
         self._requests = metrics.requests_total
         self._answered = metrics.requests_total.labels("lightweight", self._kind, "200")
         self._seconds = metrics.request_seconds.labels("lightweight")
@@ -83,7 +87,7 @@ class QueryEndpoint:
             status = CLIENT_GONE
         except Exception as e:  # noqa: BLE001 the last line before the server, which breaks off a reply that had begun; the log has the cause
             rid = request_id(scope)
-            status = await self._refuse(send, as_loadsplit_error(e, rid), rid, began)
+            status = await self._refuse(send, as_loadsplit_error(e, rid), rid, began, scope["path"])
         finally:
             self._inflight.count -= 1
             (self._answered if status == 200 else self._requests.labels("lightweight", self._kind, str(status))).inc()
@@ -98,10 +102,26 @@ class QueryEndpoint:
             await self._rate.count(caller.tenant, caller.limits)
         body = await read_body(scope, receive)
         query = parse_query(body)
-        agent = self._agents.find(query.agent_id)
+        return await self._decide(scope, receive, send, body, caller.tenant, self._agents.find(query.agent_id), query, began, self._reply)
+
+    async def _decide(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        body: bytes,
+        tenant: str,
+        agent: Agent,
+        query: Query,
+        began: float,
+        reply: SendReply,
+        *,
+        hand_on: bool = False,
+    ) -> int:
+        """Answers a query by rule, or hands the request on (with `hand_on` also where a rule could answer)."""
         headers = dict(scope["headers"])
         parse_on_busy(headers.get(ON_BUSY_HEADER))  # it concerns heavy; nonsense is refused whoever answers
-        turn = Turn(caller.tenant, new_turn_id(), query, _deadline(headers.get(b"x-loadsplit-timeout")))
+        turn = Turn(tenant, new_turn_id(), query, _deadline(headers.get(b"x-loadsplit-timeout")))
         if b"x-request-id" not in headers:  # then the turn's digits do: fresh random ones would cost a system call more
             scope.setdefault("state", {})["request_id"] = turn.turn_id[2:]
         match = agent.matcher.match(query.message, context=query.context)
@@ -109,12 +129,14 @@ class QueryEndpoint:
         if match and not match.ambiguous:
             self._hits.of(agent)[match.index].inc()
         key = headers.get(HEADER)
+        if hand_on:
+            await self._hand_off(scope, receive, send, body, agent, turn, plan(match))
+            return 200
         answer = await (self._answers.answer(agent, turn, match) if key is None else self._answer_once(agent, turn, match, key))
         if isinstance(answer, Plan):
-            self._handoffs.inc()
             await self._hand_off(scope, receive, send, body, agent, turn, answer)
             return 200
-        await self._reply(send, agent, turn, answer, request_id(scope), matched, began)
+        await reply(send, agent, turn, answer, request_id(scope), matched, began)
         return 200
 
     async def _answer_once(self, agent: Agent, turn: Turn, match: Match | None, key: bytes) -> Answer | Plan | bytes:
@@ -139,26 +161,17 @@ class QueryEndpoint:
         return answer
 
     async def _reply(self, send: Send, agent: Agent, turn: Turn, answer: Answer | bytes, rid: str, matched: float, began: float) -> None:
-        content, body = _JSON, answer if isinstance(answer, bytes) else answer.reply
+        content, body = JSON, answer if isinstance(answer, bytes) else answer.reply
         if self._streaming:
-            content = _EVENTS
+            content = EVENTS
             if isinstance(answer, bytes):
                 body = stream_again(answer)
             else:
                 body = stream(answer.frame, turn.query.session_id.encode(), turn.turn_id.encode(), answer.message, answer.reply)
-        headers = [
-            *content,
-            (b"content-length", b"%d" % len(body)),
-            (b"x-request-id", rid.encode()),
-            (b"x-loadsplit-config", agent.config_hash.encode()),
-            (b"server-timing", b"match;dur=%.3f, total;dur=%.3f" % (matched * 1000, (perf_counter() - began) * 1000)),
-        ]
-        if isinstance(answer, bytes):
-            headers.append(REPLAYED)
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await send_answer(send, content, body, rid, agent.config_hash, matched, began, replayed=isinstance(answer, bytes))
 
     async def _hand_off(self, scope: Scope, receive: Receive, send: Send, body: bytes, agent: Agent, turn: Turn, plan: Plan) -> None:
+        self._handoffs.inc()
         session_id = turn.query.session_id
         ticket = Ticket(turn.tenant, agent.workflow.agent_id, session_id, turn.turn_id, agent.config_hash, plan, turn.deadline)
         try:
@@ -168,8 +181,8 @@ class QueryEndpoint:
                 e.extra["message"] = agent.workflow.busy_message
             raise
 
-    async def _refuse(self, send: Send, error: LoadsplitError, rid: str, began: float) -> int:
-        status, headers, body = problem_response(error, rid)
+    async def _refuse(self, send: Send, error: LoadsplitError, rid: str, began: float, path: str) -> int:
+        status, headers, body = problem_response(error, rid, path)
         await send({"type": "http.response.start", "status": status, "headers": [*headers, *self._refusal_headers(error, began)]})
         await send({"type": "http.response.body", "body": body})
         return status
@@ -180,6 +193,31 @@ class QueryEndpoint:
         yield b"server-timing", b"total;dur=%.3f" % ((perf_counter() - began) * 1000)
         if isinstance(error, MethodNotAllowed):
             yield b"allow", b"POST"
+
+
+async def send_answer(
+    send: Send,
+    content: tuple[tuple[bytes, bytes], ...],
+    body: bytes,
+    rid: str,
+    config_hash: str,
+    matched: float,
+    began: float,
+    *,
+    replayed: bool,
+) -> None:
+    """A reply of this tier in two messages; `content` says of which type it is."""
+    headers = [
+        *content,
+        (b"content-length", b"%d" % len(body)),
+        (b"x-request-id", rid.encode()),
+        (b"x-loadsplit-config", config_hash.encode()),
+        (b"server-timing", b"match;dur=%.3f, total;dur=%.3f" % (matched * 1000, (perf_counter() - began) * 1000)),
+    ]
+    if replayed:
+        headers.append(REPLAYED)
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 class RuleHits:

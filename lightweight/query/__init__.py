@@ -1,0 +1,1 @@
+"""The hot path of the tier, and the same for clients that speak OpenAI's protocol."""
