@@ -117,20 +117,21 @@ class Admission:
         """With a slot in hand: takes from the limits and waits for its turn, or gives the slot back and says how long it would take."""
         tokens = ask.tokens + (ask.most_output or target.max_tokens)
         reservation: Reservation | None = None
+        placed = False
         try:
             if limited(target):
                 got = await self._limits.reserve(target, tokens, patience)
                 if not isinstance(got, Reservation):
-                    standing.slots.free()
                     return got
                 reservation = got
                 if reservation.wait > 0:
                     await asyncio.sleep(reservation.wait)
-        except asyncio.CancelledError:
-            standing.slots.free()
-            if reservation is not None:
-                self._limits.give_back(reservation)
-            raise
+            placed = True
+        finally:
+            if not placed:  # refused, or the caller has gone
+                standing.slots.free()
+                if reservation is not None:
+                    self._limits.give_back(reservation)
         standing.outstanding += tokens
         probe = standing.health.begin(asyncio.get_running_loop().time())
         return Place(target, standing, self._limits, reservation, tokens, probe)
