@@ -87,7 +87,7 @@ class Relay:
                     leg.failed(e)
                     continue
                 except BaseException:  # the caller has gone, or stops: whoever keeps the books must hear of it
-                    leg.left()
+                    leg.left(Usage(1, ask.tokens), estimated=True)
                     raise
                 leg.first_token()
                 leg.done(usage)
