@@ -42,7 +42,7 @@ from heavy.jobs.timers import Timers
 from heavy.jobs.upkeep import Retention, Upkeep
 from heavy.jobs.webhooks import Deliverer
 from heavy.llm.gateway import open_gateway
-from heavy.llm.plain_legs import plain_legs
+from heavy.llm.plain_legs import PlainLegs
 from heavy.llm.relay import Relay
 from heavy.llm.targets import default_targets, load_targets
 from heavy.routes.counted import Counted
@@ -103,7 +103,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         await access.look()  # nobody is let in before it is known who may come in
         caller = await stack.enter_async_context(_caller(settings, given.caller, agents.hosts, metrics))
         gateway = await stack.enter_async_context(open_gateway(targets, metrics))
-        relay = await stack.enter_async_context(Relay(plain_legs(lambda alias: targets.get(alias, ())), lambda: targets))
+        relay = await stack.enter_async_context(Relay(PlainLegs(targets)))
         mcp = await stack.enter_async_context(open_mcp(workflows, caller.policy))
         poster = await stack.enter_async_context(Poster(EgressPolicy(settings.egress_allow, public_only=True)))
         owner = TurnOwner(stores.turns, hotstore, settings.lease_seconds)

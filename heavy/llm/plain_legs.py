@@ -6,7 +6,7 @@ To be replaced by the gateway's own, which knows limits, health and money.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 
 from common.contracts.query import Usage
 from common.errors import DeadlineExceeded, DependencyUnavailable
@@ -43,14 +43,22 @@ class PlainLeg:
         """Nothing is counted."""
 
 
-def plain_legs(targets: Callable[[str], tuple[Target, ...]]) -> Callable[[Ask], AsyncGenerator[Leg, None]]:
-    """`gateway.legs` over what `targets` gives for an alias."""
+class PlainLegs:
+    """What the relay needs of a gateway, over a mapping of aliases."""
 
-    async def legs(ask: Ask) -> AsyncGenerator[Leg, None]:
+    def __init__(self, targets: Mapping[str, tuple[Target, ...]]) -> None:
+        self._targets = targets
+
+    def catalogue(self) -> Mapping[str, tuple[Target, ...]]:
+        """All aliases with their targets."""
+        return self._targets
+
+    async def legs(self, ask: Ask) -> AsyncGenerator[Leg, None]:
+        """The alias's targets of the wanted protocol, each once."""
         loop = asyncio.get_running_loop()
         deadline = None if ask.timeout is None else loop.time() + ask.timeout
         error: LLMCallFailed | None = None
-        for target in targets(ask.alias):
+        for target in self._targets.get(ask.alias, ()):
             if ask.provider not in (None, target.provider):
                 continue
             left = None if deadline is None else deadline - loop.time()
@@ -64,5 +72,3 @@ def plain_legs(targets: Callable[[str], tuple[Target, ...]]) -> Callable[[Ask], 
         if error is not None:
             raise error
         raise DependencyUnavailable("no LLM is configured under this alias")
-
-    return legs
