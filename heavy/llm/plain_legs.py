@@ -69,6 +69,8 @@ class PlainLegs:
             error = leg.error
             if error is None or error.after_first_token or error.kind == "invalid_request":
                 break
+        if error is not None and error.kind == "timeout" and deadline is not None and deadline - loop.time() < MIN_CALL_SECONDS:
+            raise DeadlineExceeded("the LLM did not answer within the time for this request") from error
         if error is not None:
             raise error
         raise DependencyUnavailable("no LLM is configured under this alias")
