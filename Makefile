@@ -46,9 +46,10 @@ load: $(VENV)/installed-dev ## a 30 s Locust run against a split that it starts
 	@scripts/install-test-deps
 	@$(BIN)/python -m loadtests.load
 
-bench: $(VENV)/installed-dev ## rule path and flow path beside their ceilings, in one run
+bench: $(VENV)/installed-dev ## rules and flows beside their ceilings, models beside other gateways: make bench LITELLM=/path/to/a/venv
 	@scripts/install-test-deps
 	@$(BIN)/python -m loadtests.bench
+	@$(BIN)/python -m loadtests.gateway_bench $(if $(LITELLM),--litellm $(LITELLM))
 
 chaos: $(VENV)/installed-dev ## kill, freeze and restart everything under load, then prove that nothing is lost or doubled: make chaos CHAOS="--seed 1"
 	@scripts/install-test-deps

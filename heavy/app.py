@@ -102,7 +102,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         await access.look()  # nobody is let in before it is known who may come in
         caller = await stack.enter_async_context(_caller(settings, given.caller, agents.hosts, metrics))
         gateway = await stack.enter_async_context(open_gateway(models.read(), metrics, hotstore=hotstore))
-        relay = await stack.enter_async_context(Relay(gateway.legs, gateway.catalogue))
+        relay = await stack.enter_async_context(Relay(gateway))
         mcp = await stack.enter_async_context(open_mcp(workflows, caller.policy))
         poster = await stack.enter_async_context(Poster(EgressPolicy(settings.egress_allow, public_only=True)))
         owner = TurnOwner(stores.turns, hotstore, settings.lease_seconds)

@@ -213,7 +213,8 @@ def litellm(folder: Path, mock: int, venv: Path) -> Iterator[Door]:
     config, port = folder / "litellm.yaml", free_port()
     params = {"model": "openai/bench", "api_base": f"http://127.0.0.1:{mock}/v1", "api_key": "none"}
     config.write_text(json.dumps({"model_list": [{"model_name": "bench", "litellm_params": params}]}))  # JSON is YAML
-    command = ["env", "LITELLM_LOG=ERROR", "LITELLM_MODE=PRODUCTION", str(venv / "bin" / "litellm")]
+    env = ["LITELLM_LOG=ERROR", "LITELLM_MODE=PRODUCTION", "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY=true"]  # no keys: as ours
+    command = ["env", *env, str(venv / "bin" / "litellm")]
     command += ["--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1", "--telemetry", "False"]
     with Process(command, log=folder / "litellm.log", cpu=SERVER_CPU, grace=5) as process:
         wait_ready(f"http://127.0.0.1:{port}/health/liveliness", process)

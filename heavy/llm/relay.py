@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -33,8 +33,15 @@ MAX_ERROR_BYTES = 256 * 1024
 LARGE_BODY = 1024 * 1024  # from here on aiohttp wants a file
 _JSON = {"content-type": "application/json", "accept": "*/*", "accept-encoding": "identity", "user-agent": "loadsplit"}
 
-Legs = Callable[[Ask], AsyncGenerator[Leg, None]]
-Catalogue = Callable[[], Mapping[str, tuple[Target, ...]]]
+
+class Choosing(Protocol):
+    """Who chooses the targets of calls: the gateway."""
+
+    def legs(self, ask: Ask) -> AsyncGenerator[Leg, None]:
+        """The targets that a call goes to in turn (heavy.llm.legs)."""
+
+    def catalogue(self) -> Mapping[str, tuple[Target, ...]]:
+        """All aliases with their targets, as they are now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +75,20 @@ class Refused(LLMCallFailed):
 
 
 class Relay:
-    """One for a process, to be entered: it keeps connections. `legs` chooses the targets of a call, `catalogue` has all aliases with
-    their targets."""
+    """One for a process, to be entered: it keeps connections."""
 
-    def __init__(self, legs: Legs, catalogue: Catalogue) -> None:
-        self.catalogue = catalogue
-        self._legs = legs
+    def __init__(self, gateway: Choosing) -> None:
+        self._gateway = gateway
         self._session: aiohttp.ClientSession | None = None
         self._proxies: dict[str, str | None] = {}
 
+    def catalogue(self) -> Mapping[str, tuple[Target, ...]]:
+        """All aliases that may be asked for, with their targets."""
+        return self._gateway.catalogue()
+
     async def whole(self, ask: Ask, call: Call) -> Answer:
-        """One JSON call. Raises LLMCallFailed, and what `legs` raises."""
-        async with aclosing(self._legs(ask)) as legs:
+        """One JSON call. Raises LLMCallFailed, and what the gateway's legs raise."""
+        async with aclosing(self._gateway.legs(ask)) as legs:
             async for leg in legs:
                 try:
                     body, usage = await self._whole(leg, call)
@@ -87,7 +96,7 @@ class Relay:
                     leg.failed(e)
                     continue
                 except BaseException:  # the caller has gone, or stops: whoever keeps the books must hear of it
-                    leg.left()
+                    leg.left(Usage(1, ask.tokens), estimated=True)
                     raise
                 leg.first_token()
                 leg.done(usage)
@@ -95,8 +104,8 @@ class Relay:
         raise failed("incomplete")
 
     async def stream(self, ask: Ask, call: Call) -> AsyncGenerator[bytes, None]:
-        """The bytes of a streamed reply, the first of them once the answer has begun. Raises LLMCallFailed, and what `legs` raises."""
-        async with aclosing(self._legs(ask)) as legs:
+        """The bytes of a streamed reply, the first of them once the answer has begun. Raises LLMCallFailed and what legs raise."""
+        async with aclosing(self._gateway.legs(ask)) as legs:
             async for leg in legs:
                 passing = (ChatPassing if leg.target.provider == "openai" else MessagesPassing)(hides_usage=call.body.hides_usage)
                 try:

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import openai
 import psutil
 import pytest
 
@@ -83,6 +85,33 @@ def test_a_rule_a_skill_and_a_conversation(split: Split) -> None:
     assert client.ask("opening hours", "up-1").json["route"]["matched_by"] == "conversation"
     assert client.ask("opening hours", "up-1").json["route"]["matched_by"] == "rule"
     assert len(client.messages("up-1")) == 14  # six turns; twice the text beside a tool call is a message of its own
+
+
+def test_openais_client_talks_to_agents_and_models(split: Split) -> None:
+    handed = sum(split.metric("loadsplit_handoffs_total", name) for name in ("lightweight-1", "lightweight-2"))
+    with openai.OpenAI(base_url=f"{split.client.url}/v1", api_key="any", max_retries=0) as client:
+        talk: list[Any] = []
+        sessions, tiers = set(), []
+        for text in ("opening hours", "tell me something", "opening hours", "tell me more", "opening hours"):
+            talk.append({"role": "user", "content": text})
+            raw = client.chat.completions.with_raw_response.create(model="shop", messages=talk)
+            done: Any = raw.parse()
+            talk.append({"role": "assistant", "content": done.choices[0].message.content})
+            sessions.add(done.loadsplit["session_id"])
+            tiers.append(raw.headers["x-loadsplit-tier"])
+        assert tiers == ["lightweight", "heavy", "lightweight", "heavy", "lightweight"]
+        assert len(sessions) == 1
+        assert [text for _, text in split.client.messages(sessions.pop())] == [m["content"] for m in talk]
+        long: Any = [{"role": "user", "content": "word " * 100_000}]
+        whole = client.chat.completions.create(model="models/default", messages=long)
+        assert whole.choices[0].message.content == "Plain words."
+        with client.chat.completions.stream(model="models/default", messages=long[:1]) as stream:
+            assert stream.get_final_completion().choices[0].message.content == "Plain words."
+        assert {m.id for m in client.models.list()} == {"shop", "models/default"}
+        with pytest.raises(openai.BadRequestError, match="n must be 1"):
+            client.chat.completions.create(model="shop", messages=talk[:1], n=2)
+    now = sum(split.metric("loadsplit_handoffs_total", name) for name in ("lightweight-1", "lightweight-2"))
+    assert now == handed + 4  # two turns and two calls of a model: neither held a process of the rule tier
 
 
 def test_streams_leave_the_lightweight_tier_at_once(split: Split) -> None:

@@ -90,5 +90,8 @@ def test_what_a_call_may_cost_is_read_off_it() -> None:
     relayed = read(b'{"model":"models/a","max_tokens":50,"x":"' + b"y" * 400 + b'"}', "openai")
     assert 100 <= relayed.tokens <= 120
     assert relayed.most_output == 50
+    for picture in (b'{"url":"data:image/png;base64,' + b"QUJD" * 50_000 + b'"}', b'{"type":"base64","data":"' + b"QUJD" * 50_000 + b'"}'):
+        shown = read(b'{"model":"models/a","messages":[{"text":"what is this?","image":' + picture + b"}]}", "openai")
+        assert 1600 < shown.tokens < 1700
     assert read(b'{"model":"a","max_completion_tokens":7,"max_tokens":-1}', "openai").most_output == 7
     assert read(b'{"model":"a","max_tokens":true}', "openai").most_output == 0
