@@ -42,6 +42,7 @@ from heavy.jobs.timers import Timers
 from heavy.jobs.upkeep import Retention, Upkeep
 from heavy.jobs.webhooks import Deliverer
 from heavy.llm.gateway import open_gateway
+from heavy.llm.ledger import Ledger
 from heavy.llm.targets import default_targets, load_targets
 from heavy.routes.counted import Counted
 from heavy.routes.state import Explain, Heavy
@@ -93,6 +94,8 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
     async with contextlib.AsyncExitStack() as stack:
         stores = await open_stores(settings.database)
         stack.push_async_callback(stores.aclose)
+        ledger = Ledger(stores.ledger, metrics)
+        stack.push_async_callback(ledger.flush)
         hotstore = given.hotstore or open_hotstore(settings.redis_url)
         if given.hotstore is None:
             stack.push_async_callback(hotstore.aclose)
@@ -112,16 +115,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         gates, marks = Gates(hotstore, stores.sessions), Marks(hotstore)
         parts = RunParts(stores, hotstore, gateway, caller, gates, learner, mcp, quotas.ended)
         lives = Lives(stores=stores, hotstore=hotstore, owner=owner, agents=agents, parts=parts, metrics=metrics)
-        turns = Turns(
-            stores=stores,
-            hotstore=hotstore,
-            owner=owner,
-            agents=agents,
-            lives=lives,
-            settle=mover.settle,
-            max_inflight=settings.max_inflight,
-            marks=marks,
-        )
+        turns = _turns(settings, stores, hotstore, owner, agents, lives, mover, marks)
         notes = Notes(stores.sessions, hotstore, gates)
         session_reader = SessionReader(stores.sessions, hotstore, partial(_draining, given.inflight, turns))
         timers = Timers(stores, agents, turns, notes, mover)
@@ -135,7 +129,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             *(owner.keep_leases, owner.listen, taking_over.run, taking_over.listen, leaving),
             *(access.keep, quotas.keep, partial(watch_file, ring)),
             *(mover.drain, gates.pay, marks.pay, timers.run, deliverer.run, learner.work, session_reader.end_when_draining),
-            *(dispatcher.run, dispatcher.listen, settling.run, upkeep.purge, upkeep.measure),
+            *(dispatcher.run, dispatcher.listen, settling.run, upkeep.purge, upkeep.measure, ledger.run),
             Scheduler(stores.schedules, dispatcher, metrics).run,
         )
         for work in background:
@@ -169,6 +163,28 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
 def retention(settings: HeavySettings) -> Retention:
     """How long what has ended is kept."""
     return Retention(settings.retention_days or None, settings.record_days or None)
+
+
+def _turns(
+    settings: HeavySettings,
+    stores: JobStores,
+    hotstore: HotStore,
+    owner: TurnOwner,
+    agents: Agents,
+    lives: Lives,
+    mover: JournalMover,
+    marks: Marks,
+) -> Turns:
+    return Turns(
+        stores=stores,
+        hotstore=hotstore,
+        owner=owner,
+        agents=agents,
+        lives=lives,
+        settle=mover.settle,
+        max_inflight=settings.max_inflight,
+        marks=marks,
+    )
 
 
 def _dispatcher(

@@ -63,6 +63,8 @@ CATALOGUE: dict[str, Spec] = {
     "llm_first_token_seconds": Spec("histogram", "Seconds from an LLM call to its first token.", ("target",), _LONG),
     "llm_tokens_total": Spec("counter", "Tokens by target and kind (input, cached, output).", ("target", "kind")),
     "llm_cost_usd_total": Spec("counter", "US dollars spent on LLM calls, by the models file's prices.", ("target",)),
+    "ledger_waiting": Spec("gauge", "LLM calls on their way to the ledger; they gather while the database is away."),
+    "ledger_lines_total": Spec("counter", "LLM calls by what became of their line in the ledger (written, dropped).", ("outcome",)),
     "journal_size": Spec("gauge", "Rule-answered turns on their way to the database."),
     "journal_moved_total": Spec("counter", "Rule-answered turns that were moved into the database."),
     "tasks_total": Spec("counter", "Tasks by lane and outcome (success, failure, cancelled, retried).", ("lane", "outcome")),
@@ -192,6 +194,8 @@ class Metrics:
     llm_first_token_seconds: Family
     llm_tokens_total: Family
     llm_cost_usd_total: Family
+    ledger_waiting: Gauge
+    ledger_lines_total: Family
     journal_size: Gauge
     journal_moved_total: Counter
     tasks_total: Family

@@ -3,12 +3,12 @@
 A call goes in legs: each is one target's turn at it. Whoever makes a call (LLMGateway for agents, the relay for `models/<alias>`) walks the
 legs of an `Ask` until one succeeds or a failure is final:
 
-    async for leg in gateway.legs(ask):       # raises Overloaded, BudgetExceeded, DeadlineExceeded, DependencyUnavailable, or the last failure
+    async for leg in gateway.legs(ask):   # raises Overloaded, BudgetExceeded, DeadlineExceeded, DependencyUnavailable, or the last failure
         try:
-            …                                 # the call at leg.target; leg.first_token() at its first token
-            leg.done(usage)                   # the last leg
+            …                             # the call at leg.target; leg.first_token() at its first token
+            leg.done(usage)               # the last leg
         except LLMCallFailed as e:
-            leg.failed(e)                     # the next leg comes, unless the failure is final or came after the first token: then it is raised
+            leg.failed(e)                 # the next leg comes, unless the failure is final or came after the first token: then it is raised
 """
 
 from __future__ import annotations
@@ -99,4 +99,4 @@ class Purse(Protocol):
     """Holds budgets: what a call may cost at most is set aside before it, and what it has cost is counted after it."""
 
     async def reserve(self, spender: Spender, tokens: int, cost_usd: float) -> Callable[[Usage | None], None]:
-        """Sets so much aside; the result is called once with what was used (None: nothing). Raises BudgetExceeded, which names the limit."""
+        """Sets so much aside; the result is called once with what was used (None: nothing). Raises BudgetExceeded naming the limit."""

@@ -158,6 +158,7 @@ class MessageReader:
         ours = self.assembly.usage
         ours.input_tokens = sum(self._input.values())
         ours.cached_tokens = self._input.get("cache_read_input_tokens", 0)
+        ours.cache_write_tokens = self._input.get("cache_creation_input_tokens", 0)
         if usage.get("output_tokens") is not None:
             ours.output_tokens = count(usage["output_tokens"])
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import orjson
 
-from common.contracts.query import Usage
-from heavy.llm.types import Completed, FinishReason, Message, Target, ToolCall, ToolSpec
+from heavy.llm.types import CallUsage, Completed, FinishReason, Message, Target, ToolCall, ToolSpec
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
 
@@ -64,7 +63,7 @@ class Assembly:
         self._text: list[str] = []
         self._calls: list[_Call] = []
         self._open: dict[Any, _Call] = {}
-        self.usage = Usage(llm_calls=1)
+        self.usage = CallUsage(llm_calls=1)
         self.finish: FinishReason | None = None
         self.model = ""
 
