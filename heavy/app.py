@@ -105,7 +105,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         caller = given.caller
         if caller is None:
             caller = await stack.enter_async_context(HttpCaller(EgressPolicy(settings.egress_allow, agents.hosts), metrics))
-        gateway = await stack.enter_async_context(open_gateway(targets, metrics))
+        gateway = await stack.enter_async_context(open_gateway(targets, metrics, books=ledger))
         mcp = await stack.enter_async_context(open_mcp(workflows, caller.policy))
         poster = await stack.enter_async_context(Poster(EgressPolicy(settings.egress_allow, public_only=True)))
         owner = TurnOwner(stores.turns, hotstore, settings.lease_seconds)

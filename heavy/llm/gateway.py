@@ -9,16 +9,18 @@ import asyncio
 import importlib
 import logging
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from common.contracts.query import Usage
+from common.contracts.query import Usage, new_turn_id
 from common.errors import DeadlineExceeded, DependencyUnavailable
+from heavy.llm.legs import Books, CallRecord, Purse
 from heavy.llm.prices import cost, prices_of
 from heavy.llm.targets import DEFAULT_ALIAS, OPTIONAL_ALIASES
-from heavy.llm.types import Chunk, Completed, LLMCallFailed, LLMRequest, Provider, Target
+from heavy.llm.types import CallUsage, Chunk, Completed, LLMCallFailed, LLMRequest, Provider, Spender, Target, TextDelta
 
 if TYPE_CHECKING:
     from common.telemetry.metrics import Metrics
@@ -44,11 +46,19 @@ class LLMGateway:
     """Implements heavy.llm.types.Gateway over a plain fail-over list."""
 
     def __init__(
-        self, targets: Mapping[str, tuple[Target, ...]], providers: Mapping[str, Provider], metrics: Metrics | None = None
+        self,
+        targets: Mapping[str, tuple[Target, ...]],
+        providers: Mapping[str, Provider],
+        metrics: Metrics | None = None,
+        *,
+        books: Books | None = None,
+        purse: Purse | None = None,
     ) -> None:
         self._targets = targets
         self._providers = providers
         self._metrics = metrics
+        self._books = books
+        self._purse = purse
         self._unpriced: set[str] = set()
 
     async def stream(self, request: LLMRequest) -> AsyncGenerator[Chunk, None]:
@@ -122,28 +132,53 @@ class LLMGateway:
         return True
 
     async def _call(self, target: Target, request: LLMRequest, streaming: bool) -> AsyncGenerator[Chunk, None]:
-        """One call at one target, measured."""
+        """One call at one target, measured, paid for and booked. Raises BudgetExceeded before it is made."""
+        spender = replace(request.spender or Spender(), purpose=request.purpose)
+        settle = await self._reserve(target, request, spender)
         loop = asyncio.get_running_loop()
-        began, first = loop.time(), True
-        outcome, usage = "cancelled", None
+        began, began_at, first = loop.time(), time.time(), None
+        told, text, outcome, estimated = CallUsage(llm_calls=1), "", "cancelled", False
+        usage: Usage = told
         try:
-            stream: AsyncIterator[Chunk] = self._providers[target.provider].stream(target, request, streaming=streaming)
+            stream: AsyncIterator[Chunk] = self._providers[target.provider].stream(target, replace(request, told=told), streaming=streaming)
             async with aclosing(stream) as chunks:  # type: ignore[type-var]  # the providers' iterators are generators
                 async for chunk in chunks:
-                    if first:
-                        first = False
-                        self._first_token(target, loop.time() - began)
+                    if first is None:
+                        first = loop.time() - began
+                        self._first_token(target, first)
                     if isinstance(chunk, Completed):
                         outcome, usage = "ok", chunk.usage
                         self._price(target, usage)
+                    elif isinstance(chunk, TextDelta):
+                        text += chunk.text
                     yield chunk
         except LLMCallFailed as e:
-            outcome, usage = e.kind, e.usage
-            if usage is not None:
-                self._price(target, usage)
+            outcome = e.kind
+            usage = e.usage or usage
+            if e.after_first_token and not _told(usage):
+                usage, estimated = _guess(request, e.partial), True
+            e.usage = usage
+            self._price(target, usage)
             raise
         finally:
+            if outcome == "cancelled":
+                usage, estimated = (told, False) if _told(told) else (_guess(request, text), True)
+                self._price(target, usage)
             self._count(target, request.purpose, outcome, usage)
+            if self._books is not None:
+                times = (began_at, loop.time() - began, first)
+                line = CallRecord("c_" + new_turn_id()[2:], spender, request.model, target.name, target.model, outcome, *times, usage)
+                line.estimated, line.streamed = estimated, streaming
+                self._books.record(line)
+            settle(usage)
+
+    async def _reserve(self, target: Target, request: LLMRequest, spender: Spender) -> Callable[[Usage | None], None]:
+        """Sets aside what the call may cost at most."""
+        if self._purse is None:
+            return lambda usage: None
+        most = _guess(request, "")
+        most.output_tokens = request.max_tokens or target.max_tokens
+        return await self._purse.reserve(spender, most.input_tokens + most.output_tokens, cost(most, prices_of(target)))
 
     def _price(self, target: Target, usage: Usage) -> None:
         prices = prices_of(target)
@@ -174,14 +209,30 @@ class LLMGateway:
             self._metrics.llm_cost_usd_total.labels(target.name).inc(usage.cost_usd)
 
 
+def _told(usage: Usage) -> bool:
+    return usage.input_tokens > 0 or usage.output_tokens > 0
+
+
+def _guess(request: LLMRequest, text: str) -> CallUsage:
+    """What a call may have used whose provider has not told it: a token for four characters."""
+    asked = sum(len(m.content) + sum(len(c.name) + len(c.arguments) for c in m.tool_calls) for m in request.messages)
+    return CallUsage(1, asked // 4 + 1, 0, len(text) // 4)
+
+
 @asynccontextmanager
-async def open_gateway(targets: Mapping[str, tuple[Target, ...]], metrics: Metrics | None = None) -> AsyncIterator[LLMGateway]:
+async def open_gateway(
+    targets: Mapping[str, tuple[Target, ...]],
+    metrics: Metrics | None = None,
+    *,
+    books: Books | None = None,
+    purse: Purse | None = None,
+) -> AsyncIterator[LLMGateway]:
     """A gateway with the providers that the targets need; closes their connections at the end. Without any target every call says so."""
     every = {target for alias in targets.values() for target in alias}
     wanted: set[str] = {target.provider for target in every}
     providers = {name: _provider(name, [t for t in every if t.provider == name]) for name in sorted(wanted)}
     try:
-        yield LLMGateway(targets, providers, metrics)
+        yield LLMGateway(targets, providers, metrics, books=books, purse=purse)
     finally:
         for provider in providers.values():
             await provider.aclose()

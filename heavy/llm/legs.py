@@ -3,48 +3,38 @@
 A call goes in legs: each is one target's turn at it. Whoever makes a call (LLMGateway for agents, the relay for `models/<alias>`) walks the
 legs of an `Ask` until one succeeds or a failure is final:
 
-    async for leg in gateway.legs(ask):   # raises Overloaded, BudgetExceeded, DeadlineExceeded, DependencyUnavailable, or the last failure
+    async for leg in gateway.legs(ask):       # raises RateLimited, Overloaded, BudgetExceeded, DeadlineExceeded, DependencyUnavailable, or
+                                              # the last failure
         try:
-            …                             # the call at leg.target; leg.first_token() at its first token
-            leg.done(usage)               # the last leg
+            …                                 # the call at leg.target; leg.first_token() at its first token
+            leg.done(usage)                   # the last leg
         except LLMCallFailed as e:
-            leg.failed(e)                 # the next leg comes, unless the failure is final or came after the first token: then it is raised
+            leg.failed(e)                     # the next leg comes; a failure that is final, or came after the first token, is raised
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from common.contracts.query import Usage
-from heavy.llm.types import LLMCallFailed, Target
-
-
-@dataclass(frozen=True, slots=True)
-class Spender:
-    """On whose account a call goes. `key_id` is the API key's where one asks for a model directly; `purpose` as in LLMRequest."""
-
-    tenant: str = ""
-    agent_id: str | None = None
-    skill: str | None = None
-    session_id: str | None = None
-    turn_id: str | None = None
-    key_id: str | None = None
-    purpose: str = "message"
+from heavy.llm.types import LLMCallFailed, Spender, Target
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
     """One call that is wanted. `tokens` is an estimate of its input, `most_output` what the answer may have at most; `timeout` seconds are
-    left, None without a limit; `provider` takes only targets of one wire protocol (a relayed body can't change it)."""
+    left, None without a limit; `provider` takes only targets of one wire protocol (a relayed body can't change it). `streamed` is for the
+    ledger."""
 
     alias: str
-    spender: Spender = Spender()
+    spender: Spender = field(default_factory=Spender)
     tokens: int = 0
     most_output: int = 0
     timeout: float | None = None
     provider: Literal["openai", "anthropic"] | None = None
+    streamed: bool = False
 
 
 class Leg(Protocol):
@@ -55,6 +45,9 @@ class Leg(Protocol):
 
     def first_token(self) -> None:
         """The first piece of the answer is here: from now on nothing is repeated invisibly."""
+
+    def told(self, headers: Mapping[str, str]) -> None:
+        """The headers of the provider's reply, which say how much room there is. Names are lower case, or the mapping ignores case."""
 
     def done(self, usage: Usage) -> None:
         """The call has succeeded. Sets usage.cost_usd."""
@@ -99,4 +92,4 @@ class Purse(Protocol):
     """Holds budgets: what a call may cost at most is set aside before it, and what it has cost is counted after it."""
 
     async def reserve(self, spender: Spender, tokens: int, cost_usd: float) -> Callable[[Usage | None], None]:
-        """Sets so much aside; the result is called once with what was used (None: nothing). Raises BudgetExceeded naming the limit."""
+        """Sets so much aside; the result is called once with what was used (None: nothing). Raises BudgetExceeded, naming the limit."""

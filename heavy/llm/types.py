@@ -47,11 +47,25 @@ class ToolSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Spender:
+    """On whose account a call goes. `key_id` is the API key's where one asks for a model directly; `purpose` as in LLMRequest."""
+
+    tenant: str = ""
+    agent_id: str | None = None
+    skill: str | None = None
+    session_id: str | None = None
+    turn_id: str | None = None
+    key_id: str | None = None
+    purpose: str = "message"
+
+
+@dataclass(frozen=True, slots=True)
 class LLMRequest:
     """One call. `model` is an alias of the models file. `tool_choice` is auto, none, required or the name of one tool.
 
     `timeout` is how many seconds are left for the whole call, None for the target's own limit. `deterministic` marks classification-like
     calls (temperature 0 where the model takes it). `purpose` (intent, skill, message, compaction) is for metrics and the simulator's log.
+    `spender` is on whose account it goes. `told` is filled in with the provider's counts as they come, for whoever leaves before the end.
     """
 
     model: str
@@ -62,6 +76,8 @@ class LLMRequest:
     timeout: float | None = None
     deterministic: bool = False
     purpose: str = "message"
+    spender: Spender | None = None
+    told: CallUsage | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from heavy.llm.legs import CallRecord, Spender
+from heavy.llm.legs import CallRecord
 from heavy.llm.prices import NANO, nano_dollars
 from heavy.llm.stores import GROUPS, Costs, Expense, Wanted
-from heavy.llm.types import CallUsage, cache_writes
+from heavy.llm.types import CallUsage, Spender, cache_writes
 from heavy.storage.rows import Row, text
 
 # The columns of `llm_calls`, in the order of the table.

@@ -35,6 +35,7 @@ from heavy.agent.calls import unanswered
 from heavy.agent.mcp_tools import McpTools
 from heavy.agent.said import SEPARATOR, said_before, shown_parts
 from heavy.agent.steps import Delta, Routed, Step, ToolEnded, ToolStarted
+from heavy.llm.account import account_of
 from heavy.llm.types import Gateway, LLMCallFailed, Message
 from heavy.turns import approval, window
 from heavy.turns.aftermath import aftermath, patched
@@ -98,6 +99,7 @@ class Run:
         self._history: list[Message] = []
         self._transcript: list[Message] = [Message("user", self._message)] if self._message else []
         self._usage = Usage()
+        self._gateway = account_of(parts.gateway, row.tenant, row.agent_id, row.session_id, row.turn_id)
         self._doubtful: frozenset[str] = frozenset()
         self._route: Route | None = None
         self._unstored: Decision | None = None  # what was decided, until the first step is committed
@@ -142,8 +144,7 @@ class Run:
 
     def _open(self, route: Route) -> None:
         """Tells the route, once it is known, and greets. A later attempt keeps the route that was told."""
-        told = self._told.route()
-        self._route = route if told is None else Route(**told)
+        self._route = Route(**told) if (told := self._told.route()) else route
         self._told.once("route", route)
         if self._needs_greeting() and not self._agent.is_silent(route.action_type, route.action_target):
             self._told.say((self._agent.workflow.greeting or "") + "\n\n")
@@ -206,14 +207,13 @@ class Run:
         if told is not None and told["matched_by"] != "llm":  # an intent's parameters are not in the log: match again
             groups = self._plan.groups if self._plan else {}
             return Decision(told["action_type"], told["action_target"], told["matched_by"], told["pattern"], groups=groups)
-        parts = self._parts
         decision = await decide(
             self._agent,
             self._session,
             self._plan,
             self._history,
             self._message,
-            parts.gateway,
+            self._gateway,
             deadline=self.deadline,
             hidden=self._row.request.get("context") or (),
             handed_back=self._session.handoff.get("summary"),
@@ -227,7 +227,7 @@ class Run:
         request, row, parts = self._row.request, self._row, self._parts
         return ActionContext(
             compiled=self._agent,
-            gateway=parts.gateway,
+            gateway=self._gateway,
             caller=parts.caller,
             history=self._history,
             transcript=self._transcript,

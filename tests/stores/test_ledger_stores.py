@@ -8,9 +8,8 @@ from dataclasses import replace
 import pytest
 
 from heavy.jobs.stores import JobStores
-from heavy.llm.legs import Spender
 from heavy.llm.stores import Costs, Expense, Wanted
-from heavy.llm.types import CallUsage
+from heavy.llm.types import CallUsage, Spender
 from heavy.turns.stores import Stores
 from tests.support.ledger import DAY, NOON, SHOP, call
 from tests.support.turns import talk

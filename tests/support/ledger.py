@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from heavy.llm.legs import CallRecord, Spender
-from heavy.llm.types import CallUsage, cache_writes
+from heavy.llm.legs import CallRecord
+from heavy.llm.types import CallUsage, Spender, cache_writes
 
 # 2026-01-02 12:00 UTC
 NOON = 1767355200.0

@@ -55,7 +55,7 @@ class AnthropicProvider:
             content=orjson.dumps(body(target, request, names, streaming)),
             options={"headers": {**UNREAD, PURPOSE_HEADER: request.purpose}, "timeout": timeout},
         )
-        reader = MessageReader(Assembly(target, names))
+        reader = MessageReader(Assembly(target, names, request.told))
         chunks = converse(
             call, reader, Clock(target, request, streaming), streaming=streaming, sdk_error=_failure, sdk_errors=AnthropicError
         )
