@@ -51,7 +51,9 @@ from heavy.settings import HeavySettings
 from heavy.storage.open import open_stores
 from heavy.streaming import SessionReader, TurnReader
 from heavy.tenants.keeper import AccessKeeper
+from heavy.tenants.purse import Purse
 from heavy.tenants.quotas import Node, Quotas
+from heavy.tenants.spending import Spending
 from heavy.turns.agents import Agents
 from heavy.turns.gates import Gates
 from heavy.turns.learning import Learner
@@ -94,26 +96,28 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
     async with contextlib.AsyncExitStack() as stack:
         stores = await open_stores(settings.database)
         stack.push_async_callback(stores.aclose)
-        ledger = Ledger(stores.ledger, metrics)
-        stack.push_async_callback(ledger.flush)
         hotstore = given.hotstore or open_hotstore(settings.redis_url)
         if given.hotstore is None:
             stack.push_async_callback(hotstore.aclose)
         ring = given.keys or KeyRing.open(settings.api_keys)
+        spending, ledger = Spending(stores.ledger, hotstore), Ledger(stores.ledger, metrics)
+        purse = Purse(spending, ring, ledger.caught_up, metrics)
+        stack.push_async_callback(purse.aclose)
+        stack.push_async_callback(ledger.flush)
         access = AccessKeeper(stores.access, hotstore, ring, settings.ticket_key, metrics)
         await access.look()  # nobody is let in before it is known who may come in
         caller = given.caller
         if caller is None:
             caller = await stack.enter_async_context(HttpCaller(EgressPolicy(settings.egress_allow, agents.hosts), metrics))
-        gateway = await stack.enter_async_context(open_gateway(targets, metrics, books=ledger))
+        gateway = await stack.enter_async_context(open_gateway(targets, metrics, books=ledger, purse=purse))
         mcp = await stack.enter_async_context(open_mcp(workflows, caller.policy))
         poster = await stack.enter_async_context(Poster(EgressPolicy(settings.egress_allow, public_only=True)))
         owner = TurnOwner(stores.turns, hotstore, settings.lease_seconds)
-        quotas = Quotas(ring, stores.access, hotstore, Node(settings.max_inflight, lambda: turns.room, owner.held), metrics)
+        quotas = Quotas(ring, stores.access, hotstore, Node(settings.max_inflight, lambda: turns.room, owner.held), metrics, spending)
         learner = Learner(stores.learned, hotstore, agents)
         mover = JournalMover(stores.turns, hotstore, metrics, owner.name, first_timers(workflows), learner.answered)
         gates, marks = Gates(hotstore, stores.sessions), Marks(hotstore)
-        parts = RunParts(stores, hotstore, gateway, caller, gates, learner, mcp, quotas.ended)
+        parts = RunParts(stores, hotstore, gateway, caller, gates, learner, mcp)
         lives = Lives(stores=stores, hotstore=hotstore, owner=owner, agents=agents, parts=parts, metrics=metrics)
         turns = _turns(settings, stores, hotstore, owner, agents, lives, mover, marks)
         notes = Notes(stores.sessions, hotstore, gates)
@@ -127,7 +131,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         leaving = partial(_leave_in_time, turns, given.inflight, settings.drain_seconds)
         background = (
             *(owner.keep_leases, owner.listen, taking_over.run, taking_over.listen, leaving),
-            *(access.keep, quotas.keep, partial(watch_file, ring)),
+            *(access.keep, quotas.keep, purse.keep, partial(watch_file, ring)),
             *(mover.drain, gates.pay, marks.pay, timers.run, deliverer.run, learner.work, session_reader.end_when_draining),
             *(dispatcher.run, dispatcher.listen, settling.run, upkeep.purge, upkeep.measure, ledger.run),
             Scheduler(stores.schedules, dispatcher, metrics).run,

@@ -11,7 +11,7 @@
 | ls:access               | hash   | 1 minute, kept up by heavy | API keys and limits (common.contracts.access): r revision, v snapshot |
 | ls:rate:<tenant>        | string | until the bucket is full   | requests a minute: when the bucket will be full, in µs |
 | ls:streams:<tenant>     | zset   | 30 s, kept up by who holds streams | open streams, by when each is given up, in ms |
-| ls:use:<tenant>:<day>:… | string | 10 minutes              | tokens, and US dollars, of the UTC day; then taken from the database anew |
+| ls:spent:<day>:…       | hash   | 15 min after a write    | what a tenant or its key has spent and set aside (common.hotstore.accounts) |
 | ls:journal              | stream | bounded by trimming what was acknowledged | rule-answered turns on their way to the database |
 
 The event log of a turn that awaits an approval is kept for a day.
@@ -40,7 +40,8 @@ LEARNED_TTL = 3600
 PAUSED_TTL = 86400
 ACCESS_TTL = 60
 STREAMS_TTL = 30
-USE_TTL = 600
+SPENT_TTL = 600
+HELD_TTL = 30
 
 
 def gate(tenant: str, session_id: str) -> str:
@@ -83,9 +84,10 @@ def streams(tenant: str) -> str:
     return f"ls:streams:{tenant}"
 
 
-def use(tenant: str, day: str, what: str) -> str:
-    """String, USE_TTL. `day` is YYYY-MM-DD in UTC, `what` tokens or cost."""
-    return f"ls:use:{tenant}:{day}:{what}"
+def spent(day: str, tenant: str, key_id: str | None = None) -> str:
+    """Hash, accounts.KEEP_SECONDS. `day` is YYYY-MM-DD in UTC. SPENT_TTL is how long the figures of the database hold, HELD_TTL what is set
+    aside without a sign of its holder."""
+    return f"ls:spent:{day}:{tenant}" if key_id is None else f"ls:spent:{day}:{tenant}/{key_id}"
 
 
 def turn_channel(turn_id: str) -> str:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -55,14 +55,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 2.0, 300.0  # seconds before a task's turn is tried
 log = logging.getLogger(__name__)
 
 
-async def _uncounted(tenant: str, usage: Usage) -> None:
-    """Nobody counts what turns cost."""
-
-
 @dataclass(frozen=True, slots=True)
 class RunParts:
-    """What every run needs. `mcp` are the tools of MCP servers, by agent id; `ended` hears what a turn has cost, once its end is committed
-    and before anybody is told of it."""
+    """What every run needs. `mcp` are the tools of MCP servers, by agent id."""
 
     stores: Stores
     hotstore: HotStore
@@ -71,7 +66,6 @@ class RunParts:
     gates: Gates
     learner: Learner | None = None
     mcp: Mapping[str, McpTools] = field(default_factory=dict)
-    ended: Callable[[str, Usage], Awaitable[None]] = _uncounted
 
 
 class LeftBehind(Exception):
@@ -364,7 +358,6 @@ class Run:
             ),
         )
         self._turn.events.committed = True
-        await self._parts.ended(self._row.tenant, self._usage)
         await self._warm(after, [*self._history, *self._transcript, *result.messages])
         if then.events:
             await tell(self._parts.hotstore, self._row.tenant, self._row.session_id)

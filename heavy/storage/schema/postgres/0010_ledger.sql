@@ -53,3 +53,7 @@ CREATE TABLE llm_days (
 );
 
 CREATE INDEX llm_days_by_day ON llm_days (day);
+
+-- Budgets are counted by the ledger now, and keys may have limits of their own: a JSON object of those that are set.
+DROP INDEX turns_spent;
+ALTER TABLE api_keys ADD COLUMN limits text NOT NULL DEFAULT '{}';
