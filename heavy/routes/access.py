@@ -52,7 +52,7 @@ async def post_key(request: Request) -> Response:
 async def list_keys(request: Request) -> Response:
     """The keys, the newest first, revoked and expired ones too: ?tenant=&limit="""
     heavy, caller = _admin(request)
-    rows = await heavy.stores.access.keys(_reach(caller, request), limit=number(request, "limit", MAX_KEYS, MAX_KEYS))
+    rows = await heavy.stores.access.keys(reach(caller, request), limit=number(request, "limit", MAX_KEYS, MAX_KEYS))
     return JSONResponse({"keys": [document(row) for row in rows]})
 
 
@@ -70,9 +70,9 @@ async def revoke_key(request: Request) -> Response:
 async def list_tenants(request: Request) -> Response:
     """The tenants that have keys or limits in the database, with what they have spent today: ?tenant="""
     heavy, caller = _admin(request)
-    reach = _reach(caller, request)
-    names = [row.tenant for row in await heavy.stores.access.tenants(reach, limit=MAX_TENANTS)]
-    if not caller.operator and reach == caller.tenant and not names:
+    asked = reach(caller, request)
+    names = [row.tenant for row in await heavy.stores.access.tenants(asked, limit=MAX_TENANTS)]
+    if not caller.operator and asked == caller.tenant and not names:
         names = [caller.tenant]
     return JSONResponse({"tenants": await _tenants(heavy, names)})
 
@@ -97,6 +97,16 @@ def document(row: KeyRow) -> dict[str, Any]:
     return {**asdict(row), "scopes": list(row.scopes), "state": state_of(row)}
 
 
+def reach(caller: Caller, request: Request) -> str | None:
+    """The tenant that is asked for, None for all; another tenant's than the caller's own has nothing in it."""
+    asked = request.query_params.get("tenant")
+    if asked is not None:
+        _checked("tenant", lambda: check_tenant(asked))
+    if caller.operator:
+        return asked
+    return caller.tenant if asked in (None, caller.tenant) else ""
+
+
 async def _tenants(heavy: Heavy, names: list[str]) -> list[dict[str, Any]]:
     """Tenants with the limits that are in force, which may also be the key file's."""
     today = await spent_today(heavy.stores.ledger)
@@ -114,16 +124,6 @@ def _changing(request: Request) -> tuple[Heavy, Caller]:
     if caller.key_id is None:
         raise Forbidden("no API key is configured: make the first one with `loadsplit keys create`")
     return heavy, caller
-
-
-def _reach(caller: Caller, request: Request) -> str | None:
-    """The tenant that is asked for, None for all; another tenant's than the caller's own has nothing in it."""
-    asked = request.query_params.get("tenant")
-    if asked is not None:
-        _checked("tenant", lambda: check_tenant(asked))
-    if caller.operator:
-        return asked
-    return caller.tenant if asked in (None, caller.tenant) else ""
 
 
 def _checked(field: str, check: Callable[[], T]) -> T:
