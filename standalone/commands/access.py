@@ -74,7 +74,7 @@ def _keys(opens: Opens) -> typer.Typer:
         if as_json:
             typer.echo(json.dumps([{**asdict(row), "state": state_of(row)} for row in rows], indent=1))
         else:
-            _table(
+            table(
                 ("KEY ID", "TENANT", "SCOPES", "STATE", "CREATED", "EXPIRES", "LIMITS", "NAME"), [_line(row, state_of(row)) for row in rows]
             )
 
@@ -136,7 +136,7 @@ def _tenants(opens: Opens) -> typer.Typer:
             typer.echo(json.dumps(found, indent=1))
             return
         lines = [(t["tenant"], str(t["today"]["tokens"]), f"{t['today']['cost_usd']:.4f}", _limits(t["limits"])) for t in found]
-        _table(("TENANT", "TOKENS TODAY", "USD TODAY", "LIMITS"), lines)
+        table(("TENANT", "TOKENS TODAY", "USD TODAY", "LIMITS"), lines)
 
     return app
 
@@ -179,7 +179,8 @@ def _limits(limits: Any) -> str:
     return ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in limits.items()) or "none"
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """Prints lines under a head, each column as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
     for line in (head, *lines):
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
