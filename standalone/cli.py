@@ -180,7 +180,7 @@ def migrate() -> None:
 @app.command()
 def purge(
     days: Annotated[float | None, typer.Option(min=0, help="Sessions and turns older than this [LOADSPLIT_RETENTION_DAYS].")] = None,
-    record_days: Annotated[float | None, typer.Option(min=0, help="Tasks and webhook messages [LOADSPLIT_RECORD_DAYS].")] = None,
+    record_days: Annotated[float | None, typer.Option(min=0, help="Tasks, webhook messages, LLM calls [LOADSPLIT_RECORD_DAYS].")] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Erase what is too old (servers do it once a day). 0 days means: keep for ever."""

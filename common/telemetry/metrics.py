@@ -75,7 +75,9 @@ CATALOGUE: dict[str, Spec] = {
     "schedule_ticks_total": Spec("counter", "Ticks of schedules by outcome (fired, missed: dropped after an hour).", ("outcome",)),
     "hotstore_errors_total": Spec("counter", "Hot-store operations that failed or took too long."),
     "access_revision": Spec("gauge", "Revision of the API keys and limits that hold here: the same on all replicas but for two seconds."),
-    "quota_refusals_total": Spec("counter", "Requests, turns and streams refused for a tenant's limit or its share, by limit.", ("limit",)),
+    "quota_refusals_total": Spec(
+        "counter", "Requests, turns, streams and LLM calls refused for a limit of a tenant or key, by limit.", ("limit",)
+    ),
     "database_rows": Spec("gauge", "Rows of a table, as the database's statistics know them (not for SQLite).", ("table",)),
     "database_bytes": Spec("gauge", "Bytes of a table with its indexes; of SQLite the whole file as `all`.", ("table",)),
     "hotstore_keys": Spec("gauge", "Keys in the hot store."),

@@ -78,9 +78,13 @@ async def test_a_stream_that_breaks_counts_what_was_told_or_is_estimated(name: s
                 pass
     (line,) = books.lines
     assert (line.outcome, line.estimated) == ("incomplete", estimated)
-    assert caught.value.usage == line.usage
+    assert caught.value.partial
     assert line.usage.input_tokens > 0
-    assert line.usage.output_tokens == (len(caught.value.partial) // 4 if estimated else 1)
+    assert line.usage.cost_usd > 0
+    if estimated:
+        assert line.usage.output_tokens >= len(caught.value.partial) // 4
+    else:
+        assert line.usage.output_tokens == 1  # what the beginning of the stream told
 
 
 @pytest.mark.parametrize(("name", "estimated"), [("openai", True), ("anthropic", False)])
