@@ -13,8 +13,8 @@ MOST_TENANTS = 100_000
 NOTHING: Mapping[str, Any] = {"tokens": 0, "cost_usd": 0.0}
 
 
-async def spent_today(ledger: LedgerStore) -> dict[str, Mapping[str, Any]]:
-    """Tokens (input and output) and US dollars of this UTC day, by tenant."""
+async def spent_today(ledger: LedgerStore, tenant: str | None = None) -> dict[str, Mapping[str, Any]]:
+    """Tokens (input and output) and US dollars of this UTC day, by tenant: of one, or of all that have spent something."""
     day = datetime.now(UTC).strftime("%Y-%m-%d")
-    sums = await ledger.costs(None, first=day, last=day, group_by=("tenant",), limit=MOST_TENANTS)
+    sums = await ledger.costs(tenant, first=day, last=day, group_by=("tenant",), limit=MOST_TENANTS)
     return {s.group["tenant"] or "": {"tokens": s.input_tokens + s.output_tokens, "cost_usd": s.cost_nano / NANO} for s in sums}

@@ -109,7 +109,7 @@ def reach(caller: Caller, request: Request) -> str | None:
 
 async def _tenants(heavy: Heavy, names: list[str]) -> list[dict[str, Any]]:
     """Tenants with the limits that are in force, which may also be the key file's."""
-    today = await spent_today(heavy.stores.ledger)
+    today = await spent_today(heavy.stores.ledger, names[0] if len(names) == 1 else None)
     return [{"tenant": name, "limits": asdict(heavy.keys.limits_of(name)), "today": today.get(name, NOTHING)} for name in names]
 
 

@@ -24,7 +24,7 @@ from common.contracts.query import Reply, Route, Status, Usage
 from common.contracts.salutation import is_salutation
 from common.contracts.ticket import Plan
 from common.endpoints.call import HttpCaller
-from common.errors import LoadsplitError
+from common.errors import BudgetExceeded, LoadsplitError
 from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
 from heavy.actions.compiled import CompiledWorkflow
@@ -177,13 +177,14 @@ class Run:
 
     async def fail(self, error: LoadsplitError, request_id: str) -> bool:
         """Ends the turn with an error: what was said stays in the history, the session stays usable. A task's turn is put off instead, as
-        long as another attempt may help."""
+        long as another attempt may help, and where only the budget is spent until that is over."""
         await self._begin()
         if isinstance(error, LLMCallFailed) and error.usage is not None:
             self._usage.add(error.usage)
         document = problem(error, request_id)
         task = self._row.request.get("task")
-        if task and error.retryable and self._row.tries + 1 < task["max_attempts"]:
+        spent = isinstance(error, BudgetExceeded)  # it was let in while there was something left
+        if task and (spent or (error.retryable and self._row.tries + 1 < task["max_attempts"])):
             return await self._postpone(document, error.retry_after or 0.0)
         self.state = "failed"
         return await self._finish("failed", error=document, event=Event("error", document))
