@@ -42,6 +42,7 @@ from heavy.jobs.timers import Timers
 from heavy.jobs.upkeep import Retention, Upkeep
 from heavy.jobs.webhooks import Deliverer
 from heavy.llm.gateway import open_gateway
+from heavy.llm.ledger import Ledger
 from heavy.llm.models_file import ModelsFile, watch_models
 from heavy.llm.relay import Relay
 from heavy.routes.counted import Counted
@@ -51,7 +52,9 @@ from heavy.settings import HeavySettings
 from heavy.storage.open import open_stores
 from heavy.streaming import SessionReader, TurnReader
 from heavy.tenants.keeper import AccessKeeper
+from heavy.tenants.purse import Purse
 from heavy.tenants.quotas import Node, Quotas
+from heavy.tenants.spending import Spending
 from heavy.turns.agents import Agents
 from heavy.turns.gates import Gates
 from heavy.turns.learning import Learner
@@ -98,30 +101,25 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         if given.hotstore is None:
             stack.push_async_callback(hotstore.aclose)
         ring = given.keys or KeyRing.open(settings.api_keys)
+        spending, ledger = Spending(stores.ledger, hotstore), Ledger(stores.ledger, metrics)
+        purse = Purse(spending, ring, ledger.caught_up, metrics)
+        stack.push_async_callback(purse.aclose)
+        stack.push_async_callback(ledger.flush)
         access = AccessKeeper(stores.access, hotstore, ring, settings.ticket_key, metrics)
         await access.look()  # nobody is let in before it is known who may come in
         caller = await stack.enter_async_context(_caller(settings, given.caller, agents.hosts, metrics))
-        gateway = await stack.enter_async_context(open_gateway(models.read(), metrics, hotstore=hotstore))
+        gateway = await stack.enter_async_context(open_gateway(models.read(), metrics, hotstore=hotstore, books=ledger, purse=purse))
         relay = await stack.enter_async_context(Relay(gateway))
         mcp = await stack.enter_async_context(open_mcp(workflows, caller.policy))
         poster = await stack.enter_async_context(Poster(EgressPolicy(settings.egress_allow, public_only=True)))
         owner = TurnOwner(stores.turns, hotstore, settings.lease_seconds)
-        quotas = Quotas(ring, stores.access, hotstore, Node(settings.max_inflight, lambda: turns.room, owner.held), metrics)
+        quotas = Quotas(ring, stores.access, hotstore, Node(settings.max_inflight, lambda: turns.room, owner.held), metrics, spending)
         learner = Learner(stores.learned, hotstore, agents)
         mover = JournalMover(stores.turns, hotstore, metrics, owner.name, first_timers(workflows), learner.answered)
         gates, marks = Gates(hotstore, stores.sessions), Marks(hotstore, stores.turns)
-        parts = RunParts(stores, hotstore, gateway, caller, gates, learner, mcp, quotas.ended)
+        parts = RunParts(stores, hotstore, gateway, caller, gates, learner, mcp)
         lives = Lives(stores=stores, hotstore=hotstore, owner=owner, agents=agents, parts=parts, metrics=metrics)
-        turns = Turns(
-            stores=stores,
-            hotstore=hotstore,
-            owner=owner,
-            agents=agents,
-            lives=lives,
-            settle=mover.settle,
-            max_inflight=settings.max_inflight,
-            marks=marks,
-        )
+        turns = _turns(settings, stores, hotstore, owner, agents, lives, mover, marks)
         notes = Notes(stores.sessions, hotstore, gates)
         session_reader = SessionReader(stores.sessions, hotstore, partial(_draining, given.inflight, turns))
         timers = Timers(stores, agents, turns, notes, mover)
@@ -133,9 +131,9 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         leaving = partial(_leave_in_time, turns, given.inflight, settings.drain_seconds)
         background = (
             *(owner.keep_leases, owner.listen, taking_over.run, taking_over.listen, leaving),
-            *(access.keep, quotas.keep, partial(watch_file, ring), partial(watch_models, models, gateway)),
+            *(access.keep, quotas.keep, purse.keep, partial(watch_file, ring), partial(watch_models, models, gateway)),
             *(mover.drain, gates.pay, marks.pay, timers.run, deliverer.run, learner.work, session_reader.end_when_draining),
-            *(dispatcher.run, dispatcher.listen, settling.run, upkeep.purge, upkeep.measure),
+            *(dispatcher.run, dispatcher.listen, settling.run, upkeep.purge, upkeep.measure, ledger.run),
             Scheduler(stores.schedules, dispatcher, metrics).run,
         )
         for work in background:
@@ -180,6 +178,28 @@ async def _caller(settings: HeavySettings, given: HttpCaller | None, hosts: froz
 def retention(settings: HeavySettings) -> Retention:
     """How long what has ended is kept."""
     return Retention(settings.retention_days or None, settings.record_days or None)
+
+
+def _turns(
+    settings: HeavySettings,
+    stores: JobStores,
+    hotstore: HotStore,
+    owner: TurnOwner,
+    agents: Agents,
+    lives: Lives,
+    mover: JournalMover,
+    marks: Marks,
+) -> Turns:
+    return Turns(
+        stores=stores,
+        hotstore=hotstore,
+        owner=owner,
+        agents=agents,
+        lives=lives,
+        settle=mover.settle,
+        max_inflight=settings.max_inflight,
+        marks=marks,
+    )
 
 
 def _dispatcher(

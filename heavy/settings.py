@@ -22,7 +22,7 @@ class HeavySettings(CommonSettings):
     """`database_url` defaults to SQLite in the data directory; `models` is the LLM gateway's models file. `lease_seconds` is how long a
     turn is believed to be alive without a sign of its node: so long after a node's death others take its turns over. `tasks_at_once` is
     how many tasks run here beside interactive turns, 0 for none. `retention_days`: sessions without news and turns are erased when they
-    are older, `record_days`: tasks, batches and webhook messages that have ended; 0 keeps them for ever."""
+    are older, `record_days`: tasks, batches and webhook messages that have ended, and lines of the ledger; 0 keeps them for ever."""
 
     database_url: Annotated[str | None, Field(repr=False), AfterValidator(_database)] = None
     models: Path | None = None

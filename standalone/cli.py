@@ -13,7 +13,7 @@ import typer
 from common.errors import LoadsplitError
 from common.web.server import CannotServe
 from common.workflow.problems import WorkflowInvalid
-from standalone.commands import access
+from standalone.commands import access, costs
 
 if TYPE_CHECKING:
     from heavy.jobs.stores import JobStores
@@ -42,6 +42,7 @@ async def _database(data_dir: Path | None) -> JobStores:
 keys, tenants = access.commands(_database)
 app.add_typer(keys, name="keys")
 app.add_typer(tenants, name="tenants")
+costs.register(app, _database)
 
 Config = Annotated[Path, typer.Option("--config", help="Workflow file (JSON or YAML), or a directory of them.")]
 RoleConfig = Annotated[Path | None, typer.Option("--config", help="Workflow file or directory of them [default: LOADSPLIT_CONFIG].")]
@@ -179,7 +180,7 @@ def migrate() -> None:
 @app.command()
 def purge(
     days: Annotated[float | None, typer.Option(min=0, help="Sessions and turns older than this [LOADSPLIT_RETENTION_DAYS].")] = None,
-    record_days: Annotated[float | None, typer.Option(min=0, help="Tasks and webhook messages [LOADSPLIT_RECORD_DAYS].")] = None,
+    record_days: Annotated[float | None, typer.Option(min=0, help="Tasks, webhook messages, LLM calls [LOADSPLIT_RECORD_DAYS].")] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Erase what is too old (servers do it once a day). 0 days means: keep for ever."""

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +44,16 @@ class Limits:
     open_streams: int = 5000
 
 
-NO_LIMITS = Limits()
+@dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """What may be used with one API key, of what its tenant may use; None is no limit."""
+
+    tokens_per_day: int | None = None
+    cost_usd_per_day: float | None = None
+
+
+KEY_LIMIT_NAMES = ("tokens_per_day", "cost_usd_per_day")
+NO_LIMITS, NO_KEY_LIMITS = Limits(), KeyLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,7 @@ class Key:
     scopes: frozenset[str]
     digest: bytes
     expires: float | None = None
+    limits: KeyLimits = NO_KEY_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,29 +104,42 @@ def check_key(tenant: Any, scopes: Any) -> tuple[str, frozenset[str]]:
     return tenant, frozenset(scopes)
 
 
-def check_limits(document: Any) -> dict[str, int | float]:
+def check_limits(document: Any, names: Sequence[str] = LIMIT_NAMES) -> dict[str, int | float]:
     """Limits by name, those that are null left out. Raises ValueError naming the one that is wrong."""
     if not isinstance(document, Mapping):
-        raise ValueError(f"limits must be an object of {', '.join(LIMIT_NAMES)}")
-    if unknown := sorted(set(map(str, document)) - set(LIMIT_NAMES)):
-        raise ValueError(f"{unknown[0][:64]!r} is no limit; there are {', '.join(LIMIT_NAMES)}")
+        raise ValueError(f"limits must be an object of {', '.join(names)}")
+    if unknown := sorted(set(map(str, document)) - set(names)):
+        raise ValueError(f"{unknown[0][:64]!r} is no limit; there are {', '.join(names)}")
     return {name: _limit(name, value) for name, value in document.items() if value is not None}
 
 
-def sound_limits(document: Mapping[str, Any]) -> dict[str, int | float]:
-    """The limits of a store that hold, in the order of LIMIT_NAMES. A name of another version, or a value that somebody wrote by hand and
+def check_key_limits(document: Any) -> dict[str, int | float]:
+    """The limits of a key, as `check_limits`."""
+    return check_limits(document, KEY_LIMIT_NAMES)
+
+
+def sound_limits(document: Mapping[str, Any], names: Sequence[str] = LIMIT_NAMES) -> dict[str, int | float]:
+    """The limits of a store that hold, in the order of their names. A name of another version, or a value that somebody wrote by hand and
     that is none, must not stand in the way of the others."""
     found: dict[str, int | float] = {}
-    for name in LIMIT_NAMES:
+    for name in names:
         with contextlib.suppress(ValueError):
             found |= check_limits({name: document.get(name)})
     return found
 
 
+def sound_key_limits(document: Mapping[str, Any]) -> KeyLimits:
+    """The limits of a key in a store that hold."""
+    return KeyLimits(**sound_limits(document, KEY_LIMIT_NAMES))  # type: ignore[arg-type]  # tokens are checked to be whole
+
+
 def encode(access: Access, secret: bytes) -> bytes:
     """The snapshot as bytes that only who has the secret can make: whoever can write to the hot store cannot let himself in."""
     keys = [[k.key_id, k.tenant, sorted(k.scopes), k.digest.hex(), k.expires] for k in access.keys]
-    data = orjson.dumps({"revision": access.revision, "required": access.required, "keys": keys, "limits": access.limits})
+    of_keys = {k.key_id: k.limits for k in access.keys if k.limits != NO_KEY_LIMITS}  # apart: a process of another version reads the rest
+    data = orjson.dumps(
+        {"revision": access.revision, "required": access.required, "keys": keys, "limits": access.limits, "key_limits": of_keys}
+    )
     return _mac(data, secret) + b"\n" + data
 
 
@@ -127,7 +150,11 @@ def decode(data: bytes, secret: bytes) -> Access | None:
         return None
     try:
         doc = orjson.loads(body)
-        keys = tuple(Key(i, tenant, frozenset(scopes), bytes.fromhex(digest), until) for i, tenant, scopes, digest, until in doc["keys"])
+        of_keys = {key_id: sound_key_limits(limits) for key_id, limits in doc.get("key_limits", {}).items()}
+        keys = tuple(
+            Key(i, tenant, frozenset(scopes), bytes.fromhex(digest), until, of_keys.get(i, NO_KEY_LIMITS))
+            for i, tenant, scopes, digest, until in doc["keys"]
+        )
         limits = {str(tenant): sound_limits(limits) for tenant, limits in doc["limits"].items()}
         return Access(int(doc["revision"]), bool(doc["required"]), keys, limits)
     except (ValueError, TypeError, KeyError, AttributeError):

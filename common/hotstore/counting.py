@@ -1,4 +1,4 @@
-"""The Lua scripts of versioned values, rates, groups and counters in Redis. Each may be called again: what that does is in protocol.py.
+"""The Lua scripts of versioned values, rates and groups in Redis. Each may be called again: what that does is in protocol.py.
 
 Times are those of the server's clock, so that replicas need not agree on one.
 """
@@ -73,16 +73,4 @@ local out = t[1] * 1000 + math.floor(t[2] / 1000) + ARGV[1]
 for i = 2, #ARGV do redis.call('ZADD', KEYS[1], out, ARGV[i]) end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return 1
-"""
-
-# KEYS string. ARGV amount, TTL ms.
-SEED = """
-redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
-return redis.call('GET', KEYS[1])
-"""
-
-# KEYS string. ARGV amount.
-ADD = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return false end
-return redis.call('INCRBYFLOAT', KEYS[1], ARGV[1])
 """

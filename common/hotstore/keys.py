@@ -12,9 +12,9 @@
 | ls:access               | hash   | 1 minute, kept up by heavy | API keys and limits (common.contracts.access): r revision, v snapshot |
 | ls:rate:<tenant>        | string | until the bucket is full   | requests a minute: when the bucket will be full, in µs |
 | ls:streams:<tenant>     | zset   | 30 s, kept up by who holds streams | open streams, by when each is given up, in ms |
-| ls:use:<tenant>:<day>:… | string | 10 minutes              | tokens, and US dollars, of the UTC day; then taken from the database anew |
 | ls:{llm:<digest>}:r, :t | string | until the bucket is full   | requests, and tokens, a minute at an LLM target, as ls:rate  |
 | ls:reply:<tenant>/<digest> | string | the alias's `cache.ttl` | an LLM's reply to a deterministic call               |
+| ls:spent:<day>:…       | hash   | 15 min after a write    | what a tenant or its key has spent and set aside (common.hotstore.accounts) |
 | ls:journal              | stream | bounded by trimming what was acknowledged | rule-answered turns on their way to the database |
 
 The event log of a turn that awaits an approval is kept for a day.
@@ -43,8 +43,9 @@ LEARNED_TTL = 3600
 PAUSED_TTL = 86400
 ACCESS_TTL = 60
 STREAMS_TTL = 30
-USE_TTL = 600
 CONVERSATION_TTL = 86400
+SPENT_TTL = 600
+HELD_TTL = 30
 
 
 def gate(tenant: str, session_id: str) -> str:
@@ -97,9 +98,10 @@ def streams(tenant: str) -> str:
     return f"ls:streams:{tenant}"
 
 
-def use(tenant: str, day: str, what: str) -> str:
-    """String, USE_TTL. `day` is YYYY-MM-DD in UTC, `what` tokens or cost."""
-    return f"ls:use:{tenant}:{day}:{what}"
+def spent(day: str, tenant: str, key_id: str | None = None) -> str:
+    """Hash, accounts.KEEP_SECONDS. `day` is YYYY-MM-DD in UTC. SPENT_TTL is how long the figures of the database hold, HELD_TTL what is set
+    aside without a sign of its holder."""
+    return f"ls:spent:{day}:{tenant}" if key_id is None else f"ls:spent:{day}:{tenant}/{key_id}"
 
 
 def llm_bucket(digest: str, what: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from common.contracts.gate import GATE_TTL
+from common.hotstore.accounts import KEEP_SECONDS, Account, Amounts, HeldAccount
 from common.hotstore.inbox import Inbox
 from common.hotstore.keys import PENDING_TTL
 from common.hotstore.protocol import JOURNAL_SILENT, Draw, HotStoreUnavailable, JournalItem, StoreSize
@@ -17,6 +18,7 @@ from common.hotstore.protocol import JOURNAL_SILENT, Draw, HotStoreUnavailable, 
 SWEEP_EVERY = 1000  # writes between two sweeps: a sweep looks at every key once
 
 NUMBER_SIZE = 24  # bytes that a number counts as
+ACCOUNT_SIZE = 200  # bytes that an account counts as, and each holder in it
 MICROSECOND = 1e-6  # Redis counts in these; here a shorter wait is a rounding error
 
 
@@ -27,7 +29,7 @@ class _Group:
     until: dict[str, float]
 
 
-Value = bytes | dict[str, bytes] | list[bytes] | tuple[int, bytes] | float | _Group
+Value = bytes | dict[str, bytes] | list[bytes] | tuple[int, bytes] | float | _Group | HeldAccount
 
 
 @dataclass(slots=True)
@@ -212,21 +214,31 @@ class MemoryHotStore:
         for member in members:
             group.pop(member, None)
 
-    async def seed(self, key: str, amount: float, ttl: float) -> float:
-        """Begins a counter unless it has begun."""
-        held = self._value(key)
-        if isinstance(held, float):
-            return held
-        self._put(key, float(amount), ttl, NUMBER_SIZE)
-        return float(amount)
+    async def account(self, key: str) -> Account | None:
+        """What an account says."""
+        return self._account(key).read()
 
-    async def add(self, key: str, amount: float) -> float | None:
-        """Adds to a counter that has begun."""
-        held = self._value(key)
-        if not isinstance(held, float):
-            return None
-        self._items[key].value = held + amount
-        return held + amount
+    async def open_account(self, key: str, spent: Amounts, ttl: float) -> Account:
+        """Begins an account unless it has begun."""
+        return self._account(key).open(spent, ttl)
+
+    async def reserve(
+        self, key: str, holder: str, amounts: Amounts, limits: tuple[int | None, int | None], ttl: float
+    ) -> tuple[bool, Account] | None:
+        """Sets amounts aside, if something is left of each limit."""
+        return self._account(key).reserve(holder, amounts, limits, ttl)
+
+    async def settle(self, key: str, holder: str, amounts: Amounts, ttl: float) -> None:
+        """Counts what was spent in the place of what was set aside."""
+        self._account(key).settle(holder, amounts, ttl)
+
+    async def renew(self, key: str, holders: Sequence[str], ttl: float) -> None:
+        """Keeps what holders have set aside or settled."""
+        self._account(key).renew(holders, ttl)
+
+    async def release(self, key: str, holders: Sequence[str]) -> None:
+        """Forgets what holders have set aside."""
+        self._account(key).release(holders)
 
     async def publish(self, channel: str, message: bytes) -> None:
         """Tells all current subscribers of this process."""
@@ -281,6 +293,12 @@ class MemoryHotStore:
     def _group(self, key: str) -> dict[str, float]:
         value = self._value(key)
         return value.until if isinstance(value, _Group) else {}
+
+    def _account(self, key: str) -> HeldAccount:
+        value = self._value(key)
+        account = value if isinstance(value, HeldAccount) else HeldAccount(self._clock)
+        self._put(key, account, KEEP_SECONDS, ACCOUNT_SIZE + ACCOUNT_SIZE * len(account.held))
+        return account
 
     def _size(self, key: str) -> int:
         item = self._items.get(key)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from common.errors import DependencyUnavailable
+from common.hotstore.accounts import Account, Amounts
 
 JOURNAL_SILENT = 30.0  # seconds after which a consumer of the journal counts as dead
 
@@ -121,11 +122,29 @@ class HotStore(Protocol):
     async def leave(self, key: str, *members: str) -> None:
         """Takes members out."""
 
-    async def seed(self, key: str, amount: float, ttl: float) -> float:
-        """Begins a counter with `amount`, to be forgotten `ttl` seconds from now, unless it has begun; what it says then."""
+    async def account(self, key: str) -> Account | None:
+        """What an account says; None where it is not known what was spent."""
 
-    async def add(self, key: str, amount: float) -> float | None:
-        """Adds to a counter that has begun; what it says then. None, and nothing added, when it has not. Repeating it adds again."""
+    async def open_account(self, key: str, spent: Amounts, ttl: float) -> Account:
+        """Begins an account for `ttl` seconds, unless it has begun, with what was spent as far as that is stored elsewhere. What was
+        settled, and not released yet, is added."""
+
+    async def reserve(
+        self, key: str, holder: str, amounts: Amounts, limits: tuple[int | None, int | None], ttl: float
+    ) -> tuple[bool, Account] | None:
+        """Sets amounts aside for `ttl` seconds, if something of each limit is left: spent and set aside together are below it. Whether they
+        were, and what the account said before; None, and nothing changed, where it is not known what was spent. Repeating it replaces the
+        amounts."""
+
+    async def settle(self, key: str, holder: str, amounts: Amounts, ttl: float) -> None:
+        """Counts what was spent in the place of what was set aside; `release` says that it is stored elsewhere, too, or `ttl` seconds pass.
+        Repeating it replaces the amounts."""
+
+    async def renew(self, key: str, holders: Sequence[str], ttl: float) -> None:
+        """Keeps what holders have set aside or settled for another `ttl` seconds."""
+
+    async def release(self, key: str, holders: Sequence[str]) -> None:
+        """Forgets what holders have set aside; what was settled stays spent."""
 
     async def publish(self, channel: str, message: bytes) -> None:
         """Tells all current subscribers, on every replica; nothing is kept."""

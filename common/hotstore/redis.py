@@ -22,8 +22,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from common.contracts.gate import GATE_TTL
+from common.hotstore import accounts
+from common.hotstore.accounts import Account, Amounts
 from common.hotstore.coalesce import TIMEOUT, Call, CoalescingRedis, CommandRefused, ScriptMissing
-from common.hotstore.counting import ADD, DRAW, ENTER, READ_VERSION, SEED, STAY, THROTTLE, WRITE_VERSION
+from common.hotstore.counting import DRAW, ENTER, READ_VERSION, STAY, THROTTLE, WRITE_VERSION
 from common.hotstore.keys import JOURNAL, JOURNAL_GROUP, PENDING_TTL
 from common.hotstore.protocol import JOURNAL_SILENT, Draw, JournalItem, StoreSize
 from common.hotstore.subscribe import Subscriptions
@@ -92,6 +94,15 @@ class Script:
             return await self._call(pack((b"EVAL", self._text, *args)))  # the server remembers it from now on
 
 
+class _AccountScripts:
+    """The scripts of accounts."""
+
+    def __init__(self, call: Call) -> None:
+        self.read, self.open = Script(call, accounts.READ), Script(call, accounts.OPEN)
+        self.reserve, self.settle = Script(call, accounts.RESERVE), Script(call, accounts.SETTLE)
+        self.renew, self.release = Script(call, accounts.RENEW), Script(call, accounts.RELEASE)
+
+
 class RedisHotStore:
     """HotStore over one Redis. Connects with the first command; raises ValueError for a URL that is none."""
 
@@ -104,7 +115,7 @@ class RedisHotStore:
         self._read_version, self._write_version = Script(self._call, READ_VERSION), Script(self._call, WRITE_VERSION)
         self._throttle, self._draw = Script(self._call, THROTTLE), Script(self._call, DRAW)
         self._enter, self._stay = Script(self._call, ENTER), Script(self._call, STAY)
-        self._seed, self._add = Script(self._call, SEED), Script(self._call, ADD)
+        self._accounts = _AccountScripts(self._call)
         self._subscriptions = Subscriptions(self._redis)
 
     async def get(self, key: str) -> bytes | None:
@@ -220,14 +231,36 @@ class RedisHotStore:
         if members:
             await self._call(pack((b"ZREM", key, *members)))
 
-    async def seed(self, key: str, amount: float, ttl: float) -> float:
-        """Begins a counter unless it has begun."""
-        return float(await self._seed.run(1, key, repr(float(amount)), _ms(ttl)))
+    async def account(self, key: str) -> Account | None:
+        """What an account says."""
+        reply = await self._accounts.read.run(1, key)
+        return None if reply is None else Account.of_reply(reply)
 
-    async def add(self, key: str, amount: float) -> float | None:
-        """Adds to a counter that has begun."""
-        said = await self._add.run(1, key, repr(float(amount)))
-        return None if said is None else float(said)
+    async def open_account(self, key: str, spent: Amounts, ttl: float) -> Account:
+        """Begins an account unless it has begun."""
+        return Account.of_reply(await self._accounts.open.run(1, key, *spent, _ms(ttl)))
+
+    async def reserve(
+        self, key: str, holder: str, amounts: Amounts, limits: tuple[int | None, int | None], ttl: float
+    ) -> tuple[bool, Account] | None:
+        """Sets amounts aside, if something is left of each limit."""
+        bounds = ("" if limit is None else limit for limit in limits)
+        reply = await self._accounts.reserve.run(1, key, holder, *amounts, *bounds, _ms(ttl))
+        return None if reply is None else (reply[0] == 1, Account.of_reply(reply[1:]))
+
+    async def settle(self, key: str, holder: str, amounts: Amounts, ttl: float) -> None:
+        """Counts what was spent in the place of what was set aside."""
+        await self._accounts.settle.run(1, key, holder, *amounts, _ms(ttl))
+
+    async def renew(self, key: str, holders: Sequence[str], ttl: float) -> None:
+        """Keeps what holders have set aside or settled."""
+        if holders:
+            await self._accounts.renew.run(1, key, _ms(ttl), *holders)
+
+    async def release(self, key: str, holders: Sequence[str]) -> None:
+        """Forgets what holders have set aside."""
+        if holders:
+            await self._accounts.release.run(1, key, *holders)
 
     async def publish(self, channel: str, message: bytes) -> None:
         """Tells all current subscribers, on every replica."""

@@ -82,6 +82,8 @@ CATALOGUE: dict[str, Spec] = {
         ("target", "why"),
     ),
     "llm_target_out": Spec("gauge", "1 while a target gets no LLM calls because they kept failing.", ("target",)),
+    "ledger_waiting": Spec("gauge", "LLM calls on their way to the ledger; they gather while the database is away."),
+    "ledger_lines_total": Spec("counter", "LLM calls by what became of their line in the ledger (written, dropped).", ("outcome",)),
     "journal_size": Spec("gauge", "Rule-answered turns on their way to the database."),
     "journal_moved_total": Spec("counter", "Rule-answered turns that were moved into the database."),
     "tasks_total": Spec("counter", "Tasks by lane and outcome (success, failure, cancelled, retried).", ("lane", "outcome")),
@@ -92,7 +94,9 @@ CATALOGUE: dict[str, Spec] = {
     "schedule_ticks_total": Spec("counter", "Ticks of schedules by outcome (fired, missed: dropped after an hour).", ("outcome",)),
     "hotstore_errors_total": Spec("counter", "Hot-store operations that failed or took too long."),
     "access_revision": Spec("gauge", "Revision of the API keys and limits that hold here: the same on all replicas but for two seconds."),
-    "quota_refusals_total": Spec("counter", "Requests, turns and streams refused for a tenant's limit or its share, by limit.", ("limit",)),
+    "quota_refusals_total": Spec(
+        "counter", "Requests, turns, streams and LLM calls refused for a limit of a tenant or key, by limit.", ("limit",)
+    ),
     "database_rows": Spec("gauge", "Rows of a table, as the database's statistics know them (not for SQLite).", ("table",)),
     "database_bytes": Spec("gauge", "Bytes of a table with its indexes; of SQLite the whole file as `all`.", ("table",)),
     "hotstore_keys": Spec("gauge", "Keys in the hot store."),
@@ -216,6 +220,8 @@ class Metrics:
     llm_retries_total: Family
     llm_held_back_total: Family
     llm_target_out: Family
+    ledger_waiting: Gauge
+    ledger_lines_total: Family
     journal_size: Gauge
     journal_moved_total: Counter
     tasks_total: Family

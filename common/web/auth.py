@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from common.contracts.access import DEFAULT_TENANT, NO_LIMITS, OPERATOR, SCOPES, Access, Key, Limits, digest_of
+from common.contracts.access import DEFAULT_TENANT, NO_KEY_LIMITS, NO_LIMITS, OPERATOR, SCOPES, Access, Key, KeyLimits, Limits, digest_of
 from common.errors import DependencyUnavailable, Forbidden, Unauthorized
 from common.web.key_file import FileKeys, KeyFile
 
@@ -50,6 +50,7 @@ class _Held:
 
     callers: Mapping[bytes, tuple[Caller, float | None]] = field(default_factory=dict)
     limits: Mapping[str, Limits] = field(default_factory=dict)
+    of_keys: Mapping[tuple[str, str], KeyLimits] = field(default_factory=dict)
     anyone: Caller | None = ANYONE
     complete: bool = True
     counts_requests: bool = False
@@ -97,6 +98,10 @@ class KeyRing:
     def limits_of(self, tenant: str) -> Limits:
         """The limits of a tenant, for who comes with a ticket."""
         return self._held.limits.get(tenant, NO_LIMITS)
+
+    def limits_of_key(self, tenant: str, key_id: str) -> KeyLimits:
+        """The limits of a tenant's key; none for one that is not known (any more)."""
+        return self._held.of_keys.get((tenant, key_id), NO_KEY_LIMITS)
 
     def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
         """The caller of a request by its raw ASGI headers. Raises Unauthorized, or DependencyUnavailable while the keys of the database are
@@ -147,11 +152,13 @@ class KeyRing:
     def _build(self) -> _Held:
         access = self._of_database or Access()
         limits = _merged(self._of_file.limits, access.limits)
-        callers = {key.digest: (_caller(key, limits), key.expires) for key in (*access.keys, *self._of_file.keys)}
+        every = (*access.keys, *self._of_file.keys)
+        callers = {key.digest: (_caller(key, limits), key.expires) for key in every}
         open_to_all = not (self._required or access.required or self._of_file.keys)
         return _Held(
             callers=callers,
             limits=limits,
+            of_keys={(key.tenant, key.key_id): key.limits for key in every if key.limits != NO_KEY_LIMITS},
             anyone=replace(ANYONE, limits=limits.get(DEFAULT_TENANT, NO_LIMITS)) if open_to_all else None,
             complete=self._of_database is not None or not self._required,
             counts_requests=any(one.requests_per_minute is not None for one in limits.values()),

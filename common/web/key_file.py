@@ -1,8 +1,9 @@
 """The file of API keys: JSON lines or one JSON list of
 
-    {"id", "tenant", "scopes": […], "hash": SHA-256 of the key in hex, "expires"?: Unix seconds, "limits"?: {…}}
+    {"id", "tenant", "scopes": […], "hash": SHA-256 of the key in hex, "expires"?: Unix seconds, "limits"?: {…}, "key_limits"?: {…}}
 
-`limits` are those of the row's tenant (common.contracts.access); one row for each tenant may have them. It knows no request.
+`limits` are those of the row's tenant (common.contracts.access); one row for each tenant may have them. `key_limits` are the key's own. It
+knows no request.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from common.contracts.access import DEFAULT_TENANT, OPERATOR, Key, check_key, check_limits
+from common.contracts.access import DEFAULT_TENANT, OPERATOR, Key, KeyLimits, check_key, check_key_limits, check_limits
 
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
 log = logging.getLogger(__name__)
@@ -105,4 +106,8 @@ def _key(row: Any) -> tuple[Key, Mapping[str, Any] | None]:
     if expires is not None and (isinstance(expires, bool) or not isinstance(expires, int | float)):
         raise ValueError("expires must be Unix seconds")
     limits = row.get("limits")
-    return Key(key_id, tenant, scopes, bytes.fromhex(digest), expires), None if limits is None else check_limits(limits)
+    try:
+        own = KeyLimits(**check_key_limits(row.get("key_limits") or {}))  # type: ignore[arg-type]  # tokens are checked to be whole
+    except ValueError as e:
+        raise ValueError(f"key_limits: {e}") from None
+    return Key(key_id, tenant, scopes, bytes.fromhex(digest), expires, own), None if limits is None else check_limits(limits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from common.workflow.schema import Skill
@@ -12,6 +13,7 @@ from heavy.actions.flow import declared_call
 from heavy.actions.running import run
 from heavy.agent import prompts
 from heavy.agent.steps import Ended
+from heavy.llm.account import of_skill
 from heavy.llm.types import Message
 
 
@@ -26,7 +28,7 @@ async def agent_skill(ctx: ActionContext, skill: Skill, transcript: Sequence[Mes
     toolbox = ctx.toolbox(tools).beside(await ctx.server_tools(skill.tools, transcript))
     note = prompts.instead(ctx.escalated) if ctx.escalated else None
     steps = run(
-        ctx,
+        replace(ctx, gateway=of_skill(ctx.gateway, skill.id)),
         toolbox,
         system=prompts.skill(ctx.workflow, skill, note),
         purpose="skill",

@@ -32,7 +32,8 @@ Place = tuple[str, str]  # tenant, session id
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """For how many days what has ended is kept, None for ever: sessions without news and turns; tasks, batches and webhook messages."""
+    """For how many days what has ended is kept, None for ever: sessions without news and turns; tasks, batches, webhook messages and lines
+    of the ledger."""
 
     conversations: float | None = None
     records: float | None = 30.0
@@ -115,7 +116,8 @@ class UpkeepStore(Protocol):
 
     async def erase_records(self, *, before: float, limit: int) -> int:
         """Erases tasks that ended before a time (of batches that have ended, too), such batches, delivered and failed messages to webhooks,
-        and webhooks of requests that nothing names any more; at most `limit` of each. How many those were."""
+        webhooks of requests that nothing names any more, and lines of the ledger that began before; at most `limit` of each. How many those
+        were."""
 
     async def sizes(self) -> Sizes:
         """How large the tables are."""

@@ -10,7 +10,6 @@ import asyncio
 import importlib
 import logging
 import random
-import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Container, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -18,14 +17,13 @@ from dataclasses import replace
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from common.contracts.query import Usage
 from common.errors import DeadlineExceeded, DependencyUnavailable, LoadsplitError
 from common.hotstore.protocol import HotStore
 from heavy.llm.admission import Admission, Place
 from heavy.llm.aliases import Alias
 from heavy.llm.choice import Choice
 from heavy.llm.continuing import Broken
-from heavy.llm.leg import Counting, GatewayLeg, Settle
+from heavy.llm.leg import Counting, GatewayLeg, Settle, new_call_id
 from heavy.llm.legs import Ask, Books, CallRecord, Purse, Spender
 from heavy.llm.limits import Limits
 from heavy.llm.prices import cost, prices_of
@@ -34,7 +32,7 @@ from heavy.llm.retries import RetryBudget
 from heavy.llm.standing import Standings
 from heavy.llm.targets import DEFAULT_ALIAS, OPTIONAL_ALIASES
 from heavy.llm.tokens import estimate, estimate_tools
-from heavy.llm.types import Chunk, Completed, LLMCallFailed, LLMRequest, Provider, Target, TextDelta
+from heavy.llm.types import CallUsage, Chunk, Completed, LLMCallFailed, LLMRequest, Provider, Target, TextDelta
 
 if TYPE_CHECKING:
     from common.telemetry.metrics import Metrics
@@ -192,7 +190,7 @@ class LLMGateway:
         """What the call may cost at most, from the spender's budget. Raises BudgetExceeded."""
         if self._purse is None:
             return None
-        most = Usage(input_tokens=ask.tokens, output_tokens=ask.most_output or place.target.max_tokens)
+        most = CallUsage(input_tokens=ask.tokens, output_tokens=ask.most_output or place.target.max_tokens, cache_write_tokens=ask.tokens)
         settle: Settle | None = None
         try:
             settle = await self._purse.reserve(ask.spender, most.input_tokens + most.output_tokens, cost(most, prices_of(place.target)))
@@ -253,8 +251,8 @@ class LLMGateway:
         self, leg: GatewayLeg, broken: Broken, request: LLMRequest, continues: bool, streaming: bool
     ) -> AsyncGenerator[Chunk, None]:
         """One leg: its chunks, or its failure told to it."""
-        target, text = leg.target, ""
-        asked = replace(broken.request(request, target), timeout=leg.timeout)
+        target, text, told = leg.target, "", CallUsage(llm_calls=1)
+        asked = replace(broken.request(request, target), timeout=leg.timeout, told=told)
         try:
             stream: AsyncIterator[Chunk] = self._providers[target.provider].stream(target, asked, streaming=streaming)
             async with aclosing(stream) as chunks:  # type: ignore[type-var]  # the providers' iterators are generators
@@ -275,7 +273,7 @@ class LLMGateway:
             if text:
                 broken.add(text, e)
         finally:
-            leg.abandoned(text)  # of a leg that has ended this is nothing
+            leg.abandoned(text, told)  # of a leg that has ended this is nothing
 
     async def _kept(self, key: str, request: LLMRequest, streaming: bool) -> Completed | None:
         """The kept reply to a call; it has a line in the ledger like any other."""
@@ -286,7 +284,7 @@ class LLMGateway:
         if reply is not None and self._books is not None:
             spender = _ask(request, streaming).spender
             model = reply.target.partition("/")[2]
-            line = CallRecord(secrets.token_hex(16), spender, request.model, reply.target, model, "ok", began, time.time() - began, None)
+            line = CallRecord(new_call_id(), spender, request.model, reply.target, model, "ok", began, time.time() - began, None)
             line.streamed, line.cached_reply = streaming, True
             self._books.record(line)
         return reply

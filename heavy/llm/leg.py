@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from common.contracts.query import Usage
+from common.contracts.query import Usage, new_turn_id
 from heavy.llm.admission import Place
 from heavy.llm.headers import pause
 from heavy.llm.legs import Ask, Books, CallRecord
 from heavy.llm.prices import cost, prices_of
 from heavy.llm.tokens import tokens_of
-from heavy.llm.types import LLMCallFailed, Target
+from heavy.llm.types import CallUsage, LLMCallFailed, Target
 
 if TYPE_CHECKING:
     from common.telemetry.metrics import Metrics
@@ -32,6 +31,11 @@ CLOSE = 0.05
 
 Settle = Callable[[Usage | None], None]
 log = logging.getLogger(__name__)
+
+
+def new_call_id() -> str:
+    """Of a line in the ledger: later calls come behind earlier ones."""
+    return "c_" + new_turn_id()[2:]
 
 
 class Counting:
@@ -158,9 +162,12 @@ class GatewayLeg:
             self._counting.price(self.target, usage)
             self._end("cancelled", usage, usage.input_tokens + usage.output_tokens, estimated=estimated)
 
-    def abandoned(self, text: str) -> None:
-        """The caller has gone after so much text, and the provider has told no counts: they are guessed."""
-        self.left(self._guess(text), estimated=True)
+    def abandoned(self, text: str, told: CallUsage) -> None:
+        """The caller has gone after so much text; counts that the provider has not told are guessed."""
+        if told.input_tokens or told.output_tokens:
+            self.left(told)
+        else:
+            self.left(self._guess(text), estimated=True)
 
     def _ran_out(self, error: LLMCallFailed) -> bool:
         """Whether it was the caller's time that was over, which says nothing about the target."""
@@ -178,7 +185,7 @@ class GatewayLeg:
         if self._settle is not None:
             self._settle(usage if usage.input_tokens or usage.output_tokens else None)
         record = CallRecord(
-            call_id=secrets.token_hex(16),
+            call_id=new_call_id(),
             spender=self._ask.spender,
             alias=self._ask.alias,
             target=self.target.name,

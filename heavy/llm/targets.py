@@ -41,7 +41,7 @@ class _PriceEntry(_Part):
     input: Annotated[float, Field(ge=0)] = 0.0
     cached_input: Annotated[float, Field(ge=0)] = 0.0
     output: Annotated[float, Field(ge=0)] = 0.0
-    cache_write: Annotated[float, Field(ge=0)] = 0.0
+    cache_write: Annotated[float, Field(ge=0)] | None = None
 
 
 class _TargetEntry(_Part):

@@ -65,7 +65,7 @@ class LLMRequest:
 
     `timeout` is how many seconds are left for the whole call, None for the target's own limit. `deterministic` marks classification-like
     calls (temperature 0 where the model takes it). `purpose` (intent, skill, message, compaction) is for metrics and the simulator's log.
-    `spender` is on whose account the call goes.
+    `spender` is on whose account it goes. `told` is filled in with the provider's counts as they come, for whoever leaves before the end.
     """
 
     model: str
@@ -77,6 +77,7 @@ class LLMRequest:
     deterministic: bool = False
     purpose: str = "message"
     spender: Spender | None = None
+    told: CallUsage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,19 @@ class TextDelta:
     """A piece of the answer's text, as it arrives."""
 
     text: str
+
+
+@dataclass(slots=True)
+class CallUsage(Usage):
+    """What one call has used. `cache_write_tokens` is the part of the input that the provider has written into its cache, at a price of its
+    own; clients are not told of it."""
+
+    cache_write_tokens: int = 0
+
+
+def cache_writes(usage: Usage) -> int:
+    """Input tokens that were written into the provider's cache; 0 where that is not known."""
+    return usage.cache_write_tokens if isinstance(usage, CallUsage) else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +141,13 @@ class LLMCallFailed(LLMError):
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """US dollars for a million tokens."""
+    """US dollars for a million tokens. `cache_write` is the price of input that is written into the cache, None where that costs nothing
+    beside the input's price."""
 
     input: float = 0.0
     cached_input: float = 0.0
     output: float = 0.0
-    cache_write: float = 0.0
+    cache_write: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

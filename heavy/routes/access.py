@@ -4,7 +4,6 @@ and only it sets limits. Without keys nobody changes anything here: the first ke
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -12,18 +11,18 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from common.contracts.access import LIMIT_NAMES, check_key, check_limits, check_tenant
+from common.contracts.access import LIMIT_NAMES, check_key, check_key_limits, check_limits, check_tenant
 from common.contracts.query import check_id, parse_object
 from common.errors import Forbidden, InvalidRequest, NotFound
 from common.web.asgi import read_body
 from common.web.auth import Caller
+from heavy.llm.today import NOTHING, spent_today
 from heavy.routes.sessions import number
 from heavy.routes.state import Heavy, caller_of, heavy_of
 from heavy.tenants.keys import create_key, state_of
 from heavy.tenants.stores import KeyRow
 
 MAX_KEYS, MAX_TENANTS = 1000, 500
-DAY = 86400.0
 T = TypeVar("T")
 
 
@@ -37,12 +36,13 @@ async def post_key(request: Request) -> Response:
     tenant = _checked("tenant", lambda: check_tenant(tenant))
     _, scopes = _checked("scopes", lambda: check_key(tenant, doc.get("scopes", ["query"])))
     name, expires_at = doc.get("name", ""), doc.get("expires_at")
+    limits = _checked("limits", lambda: check_key_limits(doc.get("limits") or {}))
     if not isinstance(name, str):
         raise InvalidRequest("name must be a string", field="name")
     if expires_at is not None and (isinstance(expires_at, bool) or not isinstance(expires_at, int | float)):
         raise InvalidRequest("expires_at must be Unix seconds", field="expires_at")
     try:
-        text, row = await create_key(heavy.stores.access, tenant=tenant, scopes=scopes, name=name, expires_at=expires_at)
+        text, row = await create_key(heavy.stores.access, tenant=tenant, scopes=scopes, name=name, expires_at=expires_at, limits=limits)
     except ValueError as e:
         raise InvalidRequest(str(e), field=str(e).split()[0]) from None
     await heavy.access.catch_up()
@@ -52,7 +52,7 @@ async def post_key(request: Request) -> Response:
 async def list_keys(request: Request) -> Response:
     """The keys, the newest first, revoked and expired ones too: ?tenant=&limit="""
     heavy, caller = _admin(request)
-    rows = await heavy.stores.access.keys(_reach(caller, request), limit=number(request, "limit", MAX_KEYS, MAX_KEYS))
+    rows = await heavy.stores.access.keys(reach(caller, request), limit=number(request, "limit", MAX_KEYS, MAX_KEYS))
     return JSONResponse({"keys": [document(row) for row in rows]})
 
 
@@ -70,9 +70,9 @@ async def revoke_key(request: Request) -> Response:
 async def list_tenants(request: Request) -> Response:
     """The tenants that have keys or limits in the database, with what they have spent today: ?tenant="""
     heavy, caller = _admin(request)
-    reach = _reach(caller, request)
-    names = [row.tenant for row in await heavy.stores.access.tenants(reach, limit=MAX_TENANTS)]
-    if not caller.operator and reach == caller.tenant and not names:
+    asked = reach(caller, request)
+    names = [row.tenant for row in await heavy.stores.access.tenants(asked, limit=MAX_TENANTS)]
+    if not caller.operator and asked == caller.tenant and not names:
         names = [caller.tenant]
     return JSONResponse({"tenants": await _tenants(heavy, names)})
 
@@ -97,11 +97,20 @@ def document(row: KeyRow) -> dict[str, Any]:
     return {**asdict(row), "scopes": list(row.scopes), "state": state_of(row)}
 
 
+def reach(caller: Caller, request: Request) -> str | None:
+    """The tenant that is asked for, None for all; another tenant's than the caller's own has nothing in it."""
+    asked = request.query_params.get("tenant")
+    if asked is not None:
+        _checked("tenant", lambda: check_tenant(asked))
+    if caller.operator:
+        return asked
+    return caller.tenant if asked in (None, caller.tenant) else ""
+
+
 async def _tenants(heavy: Heavy, names: list[str]) -> list[dict[str, Any]]:
     """Tenants with the limits that are in force, which may also be the key file's."""
-    now = time.time()
-    spent = await heavy.stores.access.spent(names, since=now - now % DAY)
-    return [{"tenant": name, "limits": asdict(heavy.keys.limits_of(name)), "today": asdict(spent[name])} for name in names]
+    today = await spent_today(heavy.stores.ledger, names[0] if len(names) == 1 else None)
+    return [{"tenant": name, "limits": asdict(heavy.keys.limits_of(name)), "today": today.get(name, NOTHING)} for name in names]
 
 
 def _admin(request: Request) -> tuple[Heavy, Caller]:
@@ -115,16 +124,6 @@ def _changing(request: Request) -> tuple[Heavy, Caller]:
     if caller.key_id is None:
         raise Forbidden("no API key is configured: make the first one with `loadsplit keys create`")
     return heavy, caller
-
-
-def _reach(caller: Caller, request: Request) -> str | None:
-    """The tenant that is asked for, None for all; another tenant's than the caller's own has nothing in it."""
-    asked = request.query_params.get("tenant")
-    if asked is not None:
-        _checked("tenant", lambda: check_tenant(asked))
-    if caller.operator:
-        return asked
-    return caller.tenant if asked in (None, caller.tenant) else ""
 
 
 def _checked(field: str, check: Callable[[], T]) -> T:

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from common.contracts.query import MAX_MESSAGE_BYTES, new_turn_id, parse_object
 from common.errors import Conflict, IdempotencyMismatch, InvalidRequest, NotFound
 from common.web.asgi import read_body
+from heavy.llm.account import account_of
 from heavy.routes.sessions import asked, document, number, whole_document
 from heavy.routes.state import Heavy, caller_of, heavy_of
 from heavy.turns import handoff
@@ -92,7 +93,8 @@ async def _session(heavy: Heavy, tenant: str, session_id: str) -> SessionRow:
 async def _summary(heavy: Heavy, session: SessionRow) -> str | None:
     stored = await heavy.stores.sessions.messages(session.tenant, session.session_id, limit=READ_BACK)
     lines = handoff.since(session.handoff, stored)
-    return await summarise(heavy.gateway, heavy.agents.of_turn(session.agent_id).workflow, lines)
+    gateway = account_of(heavy.gateway, session.tenant, session.agent_id, session.session_id)
+    return await summarise(gateway, heavy.agents.of_turn(session.agent_id).workflow, lines)
 
 
 async def _said_before(heavy: Heavy, tenant: str, step: Step) -> bool:

@@ -16,6 +16,7 @@ from heavy.routes.access import list_keys, list_tenants, post_key, put_tenant, r
 from heavy.routes.approvals import decide_approval
 from heavy.routes.batches import PostBatch, delete_batch, get_batch, get_results
 from heavy.routes.chat import ChatEndpoint
+from heavy.routes.costs import get_costs, list_calls
 from heavy.routes.deliveries import get_delivery, list_deliveries, replay_delivery, replay_failed
 from heavy.routes.events import SessionEvents, session_socket
 from heavy.routes.handoff import list_sessions, post_handoff
@@ -81,6 +82,8 @@ def resource_routes(inflight: InFlight) -> list[BaseRoute]:
         Route("/admin/api/keys/{key_id}", revoke_key, methods=["DELETE"]),
         Route("/admin/api/tenants", list_tenants, methods=["GET"]),
         Route("/admin/api/tenants/{tenant}", put_tenant, methods=["PUT"]),
+        Route("/admin/api/costs", get_costs, methods=["GET"]),
+        Route("/admin/api/calls", list_calls, methods=["GET"]),
         Route("/admin/api/purge", get_purge, methods=["GET"]),
         *watch_routes(inflight),
         Route("/", index, methods=["GET"]),

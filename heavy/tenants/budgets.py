@@ -1,105 +1,62 @@
-"""What each tenant has spent today, and whether it may spend more. Days are those of UTC.
-
-The figures stand in two counters of the hot store, which begin with the sums of the database and to which each turn adds at its end. They
-are forgotten after ten minutes and taken from the database anew, so that what was counted twice, or not at all, because a process died or a
-store was away is right again by then. Without the hot store the database is asked, every few seconds at most.
-"""
+"""Whether a tenant or one of its keys may spend more today: the limits of tokens and of money, and how a refusal is told."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime
-from weakref import WeakValueDictionary
+from dataclasses import dataclass
 
-from common.contracts.access import Limits
-from common.contracts.query import Usage
+from common.contracts.access import KeyLimits, Limits
 from common.errors import BudgetExceeded
-from common.hotstore import keys
-from common.hotstore.memory import MemoryHotStore
-from common.hotstore.protocol import HotStore, HotStoreUnavailable
-from common.web.auth import KeyRing
+from common.hotstore.accounts import Account
 from common.web.rate import beyond
-from heavy.tenants.stores import AccessStore, Spent
+from heavy.llm.prices import NANO, nano_dollars
+from heavy.tenants.spending import Place, Spending
 
-DAY = 86400.0
-ALONE_TTL = 5.0
+SOON = 1.0  # seconds after which a call that runs may have ended
+NAMES = ("tokens_per_day", "cost_usd_per_day")
 
 
-class Budgets:
-    """Tokens and money of the day. `clock` is Unix seconds."""
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a tenant (or, with a key id in `place`, a key of it) may spend in a day; at least one of both is limited."""
 
-    def __init__(self, store: AccessStore, hotstore: HotStore, ring: KeyRing, clock: Callable[[], float] = time.time) -> None:
-        self._store = store
-        self._hotstore = hotstore
-        self._alone = MemoryHotStore()
-        self._ring = ring
-        self._clock = clock
-        self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+    place: Place
+    tokens: int | None
+    cost_usd: float | None
 
-    async def ended(self, tenant: str, usage: Usage) -> None:
-        """Counts what a turn has cost. Never raises: what is not counted now is found in the database."""
-        if not (usage.llm_calls and _has_budget(self._ring.limits_of(tenant))):
-            return
-        day, tokens = _day(self._clock()), usage.input_tokens + usage.output_tokens
-        for hotstore in (self._hotstore, self._alone):
-            try:
-                await asyncio.gather(*(hotstore.add(key, n) for key, n in zip(_keys(tenant, day), (tokens, usage.cost_usd), strict=True)))
-                return
-            except HotStoreUnavailable:
+    @classmethod
+    def of(cls, place: Place, limits: Limits | KeyLimits) -> Budget | None:
+        """The budget that limits give, None where they give none."""
+        if limits.tokens_per_day is None and limits.cost_usd_per_day is None:
+            return None
+        return cls(place, limits.tokens_per_day, limits.cost_usd_per_day)
+
+    @property
+    def limits(self) -> tuple[int | None, int | None]:
+        """As amounts of an account."""
+        return self.tokens, None if self.cost_usd is None else nano_dollars(self.cost_usd)
+
+    def refusal(self, account: Account, until_midnight: float, *, with_reserved: bool) -> BudgetExceeded | None:
+        """The refusal where something of the budget is used up, `with_reserved` also by what is set aside for calls that run."""
+        whose, prefix = ("this tenant", "") if self.place[1] is None else ("this key", "key_")
+        for n, (name, limit) in enumerate(zip(NAMES, self.limits, strict=True)):
+            spent, reserved = account.spent[n], account.reserved[n] if with_reserved else 0
+            if limit is None or spent + reserved < limit:
                 continue
-
-    async def check(self, tenant: str, limits: Limits) -> None:
-        """Raises BudgetExceeded where the tenant has spent what it may today, DependencyUnavailable when that cannot be known."""
-        if not _has_budget(limits):
-            return
-        spent = await self.spent(tenant)
-        most, money = limits.tokens_per_day, limits.cost_usd_per_day
-        if most is not None and spent.tokens >= most:
-            raise self._spent_up("tokens_per_day", most, spent.tokens, f"this tenant may use {most} tokens a day (UTC)")
-        if money is not None and spent.cost_usd >= money:
-            used = round(spent.cost_usd, 6)
-            raise self._spent_up("cost_usd_per_day", money, used, f"this tenant may spend {money:g} US dollars a day (UTC)")
-
-    async def spent(self, tenant: str) -> Spent:
-        """What the tenant has spent today. Raises DependencyUnavailable when neither hot store nor database can tell."""
-        try:
-            return await self._read(self._hotstore, tenant, keys.USE_TTL)
-        except HotStoreUnavailable:
-            return await self._read(self._alone, tenant, ALONE_TTL)
-
-    async def _read(self, hotstore: HotStore, tenant: str, ttl: float) -> Spent:
-        now = self._clock()
-        names = _keys(tenant, _day(now))
-        if (known := await _counted(hotstore, names)) is not None:
-            return known
-        async with self._asking.setdefault(tenant, asyncio.Lock()):  # one question to the database for all who wait for its answer
-            if (known := await _counted(hotstore, names)) is not None:
-                return known
-            sums = (await self._store.spent([tenant], since=now - now % DAY))[tenant]
-            tokens, cost = await asyncio.gather(
-                *(hotstore.seed(n, x, ttl) for n, x in zip(names, (sums.tokens, sums.cost_usd), strict=True))
-            )
-            return Spent(int(tokens), cost)
-
-    def _spent_up(self, limit: str, value: float, used: float, detail: str) -> BudgetExceeded:
-        now = self._clock()
-        return BudgetExceeded(**beyond(limit, value, used, detail, DAY - now % DAY))
+            what = f"use {limit} tokens" if n == 0 else f"spend {self.cost_usd:g} US dollars"
+            detail, wait = f"{whose} may {what} a day (UTC)", until_midnight
+            if spent < limit:
+                detail, wait = f"{detail}; the rest is set aside for calls that run now", SOON
+            value, used = (limit, spent) if n == 0 else (self.cost_usd or 0.0, round(spent / NANO, 6))
+            return BudgetExceeded(**beyond(prefix + name, value, used, detail, wait))
+        return None
 
 
-def _has_budget(limits: Limits) -> bool:
-    return limits.tokens_per_day is not None or limits.cost_usd_per_day is not None
-
-
-async def _counted(hotstore: HotStore, names: tuple[str, str]) -> Spent | None:
-    tokens, cost = await asyncio.gather(*(hotstore.add(name, 0) for name in names))
-    return None if tokens is None or cost is None else Spent(int(tokens), cost)
-
-
-def _day(now: float) -> str:
-    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d")
-
-
-def _keys(tenant: str, day: str) -> tuple[str, str]:
-    return keys.use(tenant, day, "tokens"), keys.use(tenant, day, "cost")
+async def check(spending: Spending, tenant: str, limits: Limits) -> None:
+    """Raises BudgetExceeded where a tenant has spent what it may today, DependencyUnavailable when that cannot be known. Where there is no
+    budget nothing is asked."""
+    budget = Budget.of((tenant, None), limits)
+    if budget is None:
+        return
+    refusal = budget.refusal(await spending.account(budget.place), spending.until_midnight, with_reserved=False)
+    if refusal is not None:
+        raise refusal

@@ -20,8 +20,9 @@ from common.hotstore.protocol import HotStore
 from common.telemetry.metrics import Metrics
 from common.web.auth import Caller, KeyRing
 from common.web.rate import RequestRate, beyond
-from heavy.tenants.budgets import Budgets
+from heavy.tenants.budgets import check
 from heavy.tenants.fairness import may_enter, share_of
+from heavy.tenants.spending import Spending
 from heavy.tenants.stores import AccessStore
 from heavy.tenants.streams import Headers, OpenStream, OpenStreams
 
@@ -41,16 +42,14 @@ class Node:
 class Quotas:
     """The one door."""
 
-    def __init__(self, ring: KeyRing, store: AccessStore, hotstore: HotStore, node: Node, metrics: Metrics) -> None:
+    def __init__(self, ring: KeyRing, store: AccessStore, hotstore: HotStore, node: Node, metrics: Metrics, spending: Spending) -> None:
         self._ring = ring
         self._store = store
         self._node = node
         self._requests = RequestRate(hotstore, metrics)
         self._streams = OpenStreams(hotstore, ring, metrics)
-        self._budgets = Budgets(store, hotstore, ring)
-        self.ended = self._budgets.ended  # hears what each turn has cost
+        self._spending = spending
         self.keep = self._streams.keep  # runs until cancelled
-        self.spent = self._budgets.spent  # what a tenant has spent today
         self._refused = metrics.quota_refusals_total
         self._entering: Counter[str] = Counter()
         self._doors: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -86,7 +85,7 @@ class Quotas:
 
     async def _pay(self, tenant: str, limits: Limits, costs: Costs) -> None:
         try:
-            await self._budgets.check(tenant, limits)
+            await check(self._spending, tenant, limits)
         except BudgetExceeded as e:
             if await costs():
                 self._refused.labels(e.extra["limit"]).inc()

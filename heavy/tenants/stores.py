@@ -17,7 +17,7 @@ KEPT_SECONDS = 86400.0
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key to store. `digest` is the SHA-256 of its text in hex."""
+    """A key to store. `digest` is the SHA-256 of its text in hex; `limits` are those that are set, by name."""
 
     tenant: str
     key_id: str
@@ -25,11 +25,12 @@ class NewKey:
     scopes: tuple[str, ...]
     name: str = ""
     expires_at: float | None = None
+    limits: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """A key as it is stored, without its digest."""
+    """A key as it is stored, without its digest. `limits` are those that are set, by name."""
 
     tenant: str
     key_id: str
@@ -38,6 +39,7 @@ class KeyRow:
     created_at: float
     expires_at: float | None
     revoked_at: float | None
+    limits: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +50,8 @@ class TenantRow:
     limits: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """What turns have cost: tokens (input and output) and US dollars."""
-
-    tokens: int = 0
-    cost_usd: float = 0.0
-
-
 class AccessStore(Protocol):
-    """Keys, limits, and what counts against them. `tenant` None is every tenant."""
+    """Keys, limits, and the turns that count against them. `tenant` None is every tenant."""
 
     async def revision(self) -> int:
         """The number of the last change."""
@@ -79,9 +73,6 @@ class AccessStore(Protocol):
 
     async def set_limits(self, tenant: str, changes: Mapping[str, Any]) -> TenantRow:
         """Sets limits by name; None takes one away, those not named stay."""
-
-    async def spent(self, tenants: Sequence[str], *, since: float) -> Mapping[str, Spent]:
-        """What the turns that ended since then have cost, for each of these tenants."""
 
     async def active_turns(self, tenant: str) -> int:
         """Turns of the tenant that wait or run now, on all replicas."""

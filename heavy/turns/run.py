@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from common.contracts.query import Reply, Route, Status, Usage
 from common.contracts.salutation import is_salutation
 from common.contracts.ticket import Plan
 from common.endpoints.call import HttpCaller
-from common.errors import LoadsplitError
+from common.errors import BudgetExceeded, LoadsplitError
 from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
 from heavy.actions.compiled import CompiledWorkflow
@@ -35,6 +35,7 @@ from heavy.agent.calls import unanswered
 from heavy.agent.mcp_tools import McpTools
 from heavy.agent.said import SEPARATOR, said_before, shown_parts
 from heavy.agent.steps import Delta, Routed, Step, ToolEnded, ToolStarted
+from heavy.llm.account import account_of
 from heavy.llm.types import Gateway, LLMCallFailed, Message
 from heavy.turns import approval, window
 from heavy.turns.aftermath import aftermath, patched
@@ -54,14 +55,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 2.0, 300.0  # seconds before a task's turn is tried
 log = logging.getLogger(__name__)
 
 
-async def _uncounted(tenant: str, usage: Usage) -> None:
-    """Nobody counts what turns cost."""
-
-
 @dataclass(frozen=True, slots=True)
 class RunParts:
-    """What every run needs. `mcp` are the tools of MCP servers, by agent id; `ended` hears what a turn has cost, once its end is committed
-    and before anybody is told of it."""
+    """What every run needs. `mcp` are the tools of MCP servers, by agent id."""
 
     stores: Stores
     hotstore: HotStore
@@ -70,7 +66,6 @@ class RunParts:
     gates: Gates
     learner: Learner | None = None
     mcp: Mapping[str, McpTools] = field(default_factory=dict)
-    ended: Callable[[str, Usage], Awaitable[None]] = _uncounted
 
 
 class LeftBehind(Exception):
@@ -98,6 +93,7 @@ class Run:
         self._history: list[Message] = []
         self._transcript: list[Message] = [Message("user", self._message)] if self._message else []
         self._usage = Usage()
+        self._gateway = account_of(parts.gateway, row.tenant, row.agent_id, row.session_id, row.turn_id)
         self._doubtful: frozenset[str] = frozenset()
         self._route: Route | None = None
         self._unstored: Decision | None = None  # what was decided, until the first step is committed
@@ -142,8 +138,7 @@ class Run:
 
     def _open(self, route: Route) -> None:
         """Tells the route, once it is known, and greets. A later attempt keeps the route that was told."""
-        told = self._told.route()
-        self._route = route if told is None else Route(**told)
+        self._route = Route(**told) if (told := self._told.route()) else route
         self._told.once("route", route)
         if self._needs_greeting() and not self._agent.is_silent(route.action_type, route.action_target):
             self._told.say((self._agent.workflow.greeting or "") + "\n\n")
@@ -182,13 +177,14 @@ class Run:
 
     async def fail(self, error: LoadsplitError, request_id: str) -> bool:
         """Ends the turn with an error: what was said stays in the history, the session stays usable. A task's turn is put off instead, as
-        long as another attempt may help."""
+        long as another attempt may help, and where only the budget is spent until that is over."""
         await self._begin()
         if isinstance(error, LLMCallFailed) and error.usage is not None:
             self._usage.add(error.usage)
         document = problem(error, request_id)
         task = self._row.request.get("task")
-        if task and error.retryable and self._row.tries + 1 < task["max_attempts"]:
+        spent = isinstance(error, BudgetExceeded)  # it was let in while there was something left
+        if task and (spent or (error.retryable and self._row.tries + 1 < task["max_attempts"])):
             return await self._postpone(document, error.retry_after or 0.0)
         self.state = "failed"
         return await self._finish("failed", error=document, event=Event("error", document))
@@ -206,14 +202,13 @@ class Run:
         if told is not None and told["matched_by"] != "llm":  # an intent's parameters are not in the log: match again
             groups = self._plan.groups if self._plan else {}
             return Decision(told["action_type"], told["action_target"], told["matched_by"], told["pattern"], groups=groups)
-        parts = self._parts
         decision = await decide(
             self._agent,
             self._session,
             self._plan,
             self._history,
             self._message,
-            parts.gateway,
+            self._gateway,
             deadline=self.deadline,
             hidden=self._row.request.get("context") or (),
             handed_back=self._session.handoff.get("summary"),
@@ -227,7 +222,7 @@ class Run:
         request, row, parts = self._row.request, self._row, self._parts
         return ActionContext(
             compiled=self._agent,
-            gateway=parts.gateway,
+            gateway=self._gateway,
             caller=parts.caller,
             history=self._history,
             transcript=self._transcript,
@@ -364,7 +359,6 @@ class Run:
             ),
         )
         self._turn.events.committed = True
-        await self._parts.ended(self._row.tenant, self._usage)
         await self._warm(after, [*self._history, *self._transcript, *result.messages])
         if then.events:
             await tell(self._parts.hotstore, self._row.tenant, self._row.session_id)

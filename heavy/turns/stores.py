@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from common.contracts.journal import JournalEntry
 from common.contracts.query import Usage
 from common.errors import DependencyUnavailable, LoadsplitError, SessionBusy
+from heavy.llm.stores import LedgerStore
 from heavy.llm.types import Message
 from heavy.tenants.stores import AccessStore
 from heavy.turns.learned_routes import LearnedStore
@@ -211,6 +212,7 @@ class Stores(Protocol):
     webhooks: WebhookStore
     deliveries: DeliveryStore
     access: AccessStore
+    ledger: LedgerStore
 
     async def ping(self) -> float:
         """Seconds of one round trip. Raises DatabaseUnavailable."""

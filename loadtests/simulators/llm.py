@@ -12,6 +12,7 @@ import uuid
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict, replace
 from typing import Any
 
 from aiohttp import web
@@ -57,6 +58,7 @@ class Simulator:
         self.calls = 0
         self.tokens = {"input": 0, "cached": 0, "output": 0}
         self.by_model: Counter[str] = Counter()
+        self.told: dict[str, Counter[str]] = {}
         self.by_path: Counter[str] = Counter()
         self.by_purpose: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
@@ -69,6 +71,7 @@ class Simulator:
             "calls": self.calls,
             "open": self.open,
             "by_model": self.by_model,
+            "told": self.told,
             "by_path": self.by_path,
             "by_purpose": self.by_purpose,
             "input_tokens": self.tokens["input"],
@@ -98,6 +101,13 @@ class Simulator:
         self.last.append(_in_short(path, asked, answer, fault))
         return answer, rule, fault
 
+    def tell(self, model: str, told: wire.Told) -> None:
+        """Counts what the reply to one call has told of its tokens."""
+        counts = self.told.setdefault(model, Counter())
+        counts["calls"] += told.input_tokens > 0
+        for name, count in asdict(told).items():
+            counts[name] += count
+
     def _answer(self, asked: Asked, rule: Rule | None) -> Answer:
         calls: tuple[ToolUse, ...]
         prefix = "call_" if asked.provider == "openai" else "toolu_"
@@ -118,8 +128,9 @@ class Simulator:
                 ToolUse(prefix + uuid.uuid4().hex[:20], name, json.dumps(args, ensure_ascii=False)) for name, args in decision.calls
             )
         spent, cached = self._input(asked)
+        written = spent - cached if self.profile.cache_writes and asked.provider == "anthropic" and spent >= MIN_CACHED_TOKENS else 0
         out = read.tokens(text) + sum(8 + read.tokens(c.arguments) for c in calls)
-        return Answer(uuid.uuid4().hex[:24], asked.model, text, calls, spent, cached, max(1, out))
+        return Answer(uuid.uuid4().hex[:24], asked.model, text, calls, spent, cached, max(1, out), written)
 
     def _input(self, asked: Asked) -> tuple[int, int]:
         """Input tokens, and the part of them that an earlier call began with in the same way."""
@@ -231,6 +242,8 @@ def _status_fault(fault: Fault, provider: str) -> web.Response:
 async def _document(request: web.Request, asked: Asked, answer: Answer, fault: Fault | None) -> web.StreamResponse:
     body = json.dumps(wire.openai_json(answer) if asked.provider == "openai" else wire.anthropic_json(answer), ensure_ascii=False).encode()
     kind = fault.kind if fault is not None else ""
+    if kind not in ("reset", "eof", "garbage", "error_event") and request.transport is not None and not request.transport.is_closing():
+        request.app[STATE].tell(asked.model, wire.told_whole(answer))
     if kind == "stall" and fault is not None:
         await asyncio.sleep(fault.seconds)
     elif kind == "reset":
@@ -253,27 +266,55 @@ async def _stream(
     )
     await asyncio.sleep(first)
     await response.prepare(request)
-    batch: list[bytes] = []
+    pen = _Pen(response, answer)
+    try:
+        return await _write(request, pen, events, asked, fault, pause)
+    finally:
+        request.app[STATE].tell(asked.model, pen.told)
+
+
+async def _write(
+    request: web.Request, pen: _Pen, events: Iterator[tuple[bytes, bool]], asked: Asked, fault: Fault | None, pause: float
+) -> web.StreamResponse:
+    """The events of a stream, as far as the fault lets them come."""
     sent = 0
     strikes = fault is not None and fault.kind not in ("held_open", "truncated_tool_json")
     for event, is_token in events:
         last = event.startswith((b"data: [DONE]", b"event: message_delta")) or b'"finish_reason":"' in event
         if strikes and fault is not None and ((is_token and sent >= fault.after_tokens) or last):
-            await response.write(b"".join(batch))
-            batch.clear()
-            if await _strike(request, response, fault, asked.provider):
-                return response
+            await pen.flush()
+            if await _strike(request, pen.response, fault, asked.provider):
+                return pen.response
             strikes = False
-        batch.append(event)
+        pen.add(event)
         sent += is_token
         if pause and is_token:
-            await response.write(b"".join(batch))
-            batch.clear()
+            await pen.flush()
             await asyncio.sleep(pause)
-    await response.write(b"".join(batch))
+    await pen.flush()
     if fault is not None and fault.kind == "held_open":
         await asyncio.sleep(fault.seconds)
-    return response
+    return pen.response
+
+
+class _Pen:
+    """Writes the events of one stream, several at once, and knows what of the tokens they have told."""
+
+    def __init__(self, response: web.StreamResponse, answer: Answer) -> None:
+        self.response, self._answer = response, answer
+        self.told = self._telling = wire.Told()
+        self._batch: list[bytes] = []
+
+    def add(self, event: bytes) -> None:
+        """Takes an event."""
+        self._batch.append(event)
+        self._telling = wire.told_by(event, self._answer) or self._telling
+
+    async def flush(self) -> None:
+        """Sends what was taken."""
+        await self.response.write(b"".join(self._batch))
+        self._batch.clear()
+        self.told = self._telling
 
 
 async def _strike(request: web.Request, response: web.StreamResponse, fault: Fault, provider: str) -> bool:
@@ -305,7 +346,7 @@ def _truncated(answer: Answer) -> Answer:
     cut = tuple(
         ToolUse(c.id, c.name, c.arguments[: max(1, len(c.arguments) * 2 // 3)] if len(c.arguments) > 2 else "{") for c in answer.calls
     )
-    return Answer(answer.id, answer.model, answer.text, cut, answer.input_tokens, answer.cached_tokens, answer.output_tokens)
+    return replace(answer, calls=cut)
 
 
 def _in_short(path: str, asked: Asked, answer: Answer, fault: Fault | None) -> dict[str, Any]:

@@ -126,12 +126,14 @@ class Fault(_Part):
 
 
 class Profile(_Part):
-    """How the simulator behaves. Times are milliseconds: before the first token, and between tokens."""
+    """How the simulator behaves. Times are milliseconds: before the first token, and between tokens. With `cache_writes` Anthropic's input
+    that was not read from the cache counts as written into it."""
 
     first_token_ms: _Milliseconds = 120.0
     token_ms: _Milliseconds = 12.0
     seed: int = 1
     cache: bool = True
+    cache_writes: bool = False
     rules: tuple[Rule, ...] = ()
     faults: tuple[Fault, ...] = ()
 

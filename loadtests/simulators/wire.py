@@ -35,6 +35,31 @@ class Answer:
     input_tokens: int
     cached_tokens: int
     output_tokens: int
+    cache_write_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Token counts that a reply has told so far; a later event of it replaces them."""
+
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+
+
+def told_by(event: bytes, answer: Answer) -> Told | None:
+    """What an event of a stream tells of the tokens, None when nothing."""
+    if event.startswith(b"event: message_start"):
+        return Told(answer.input_tokens, answer.cached_tokens, answer.cache_write_tokens, 1)
+    if event.startswith(b"event: message_delta") or b'"choices":[],"usage":' in event:
+        return told_whole(answer)
+    return None
+
+
+def told_whole(answer: Answer) -> Told:
+    """What a whole answer tells."""
+    return Told(answer.input_tokens, answer.cached_tokens, answer.cache_write_tokens, answer.output_tokens)
 
 
 def pieces(text: str) -> list[str]:
@@ -145,11 +170,11 @@ def _anthropic_head(answer: Answer) -> dict[str, Any]:
 
 
 def _anthropic_usage(answer: Answer) -> dict[str, Any]:
-    """Here the cached part is counted beside the rest, not within it."""
+    """Here the parts that were read from the cache and written into it are counted beside the rest, not within it."""
     return {
-        "input_tokens": answer.input_tokens - answer.cached_tokens,
+        "input_tokens": answer.input_tokens - answer.cached_tokens - answer.cache_write_tokens,
         "cache_read_input_tokens": answer.cached_tokens,
-        "cache_creation_input_tokens": 0,
+        "cache_creation_input_tokens": answer.cache_write_tokens,
         "output_tokens": answer.output_tokens,
     }
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 if TYPE_CHECKING:
-    from heavy.tenants.stores import AccessStore, KeyRow
+    from heavy.tenants.stores import KeyRow
     from heavy.turns.stores import Stores
 
 Opens = Callable[[Path | None], Awaitable["Stores"]]
@@ -45,6 +45,8 @@ def _keys(opens: Opens) -> typer.Typer:
         scopes: Annotated[str, typer.Option(help="Of query, admin, llm; with commas between.")] = "query",
         name: Annotated[str, typer.Option(help="What it is for.")] = "",
         expires: Annotated[str | None, typer.Option(help="30d, 12h, 2w, or a date such as 2027-01-01 (UTC) [default: never].")] = None,
+        tokens_per_day: Annotated[int | None, typer.Option(help="Tokens, input and output, of a UTC day, with this key.")] = None,
+        cost_usd_per_day: Annotated[float | None, typer.Option(help="US dollars of a UTC day, with this key.")] = None,
         data_dir: DataDir = None,
     ) -> None:
         """Make a key. Its text is printed this once, alone on stdout."""
@@ -52,7 +54,12 @@ def _keys(opens: Opens) -> typer.Typer:
 
         listed = [s.strip() for s in scopes.split(",") if s.strip()]
         expires_at = None if expires is None else expiry(expires, time.time())
-        text, row = _run(opens, data_dir, lambda store: create_key(store, tenant=tenant, scopes=listed, name=name, expires_at=expires_at))
+        limits = {"tokens_per_day": tokens_per_day, "cost_usd_per_day": cost_usd_per_day}
+
+        def make(stores: Stores) -> Awaitable[tuple[str, KeyRow]]:
+            return create_key(stores.access, tenant=tenant, scopes=listed, name=name, expires_at=expires_at, limits=limits)
+
+        text, row = _run(opens, data_dir, make)
         sys.stderr.write(f"key {row.key_id} of tenant {row.tenant} ({', '.join(row.scopes)}); it is not shown again:\n")
         typer.echo(text)
 
@@ -63,16 +70,18 @@ def _keys(opens: Opens) -> typer.Typer:
         """Show the keys, without their texts, the newest first."""
         from heavy.tenants.keys import state_of
 
-        rows = _run(opens, data_dir, lambda store: store.keys(tenant, limit=MOST))
+        rows = _run(opens, data_dir, lambda stores: stores.access.keys(tenant, limit=MOST))
         if as_json:
             typer.echo(json.dumps([{**asdict(row), "state": state_of(row)} for row in rows], indent=1))
         else:
-            _table(("KEY ID", "TENANT", "SCOPES", "STATE", "CREATED", "EXPIRES", "NAME"), [_line(row, state_of(row)) for row in rows])
+            table(
+                ("KEY ID", "TENANT", "SCOPES", "STATE", "CREATED", "EXPIRES", "LIMITS", "NAME"), [_line(row, state_of(row)) for row in rows]
+            )
 
     @app.command()
     def revoke(key_id: Annotated[str, typer.Argument(help="As `keys list` shows it.")], data_dir: DataDir = None) -> None:
         """End a key for ever."""
-        row = _run(opens, data_dir, lambda store: store.revoke(None, key_id))
+        row = _run(opens, data_dir, lambda stores: stores.access.revoke(None, key_id))
         if row is None:
             raise ValueError(f"there is no key {key_id}")
         typer.echo(f"key {row.key_id} of tenant {row.tenant} is revoked")
@@ -109,25 +118,25 @@ def _tenants(opens: Opens) -> typer.Typer:
         changes: dict[str, Any] = {**check_limits(given), **dict.fromkeys(removed)}
         if not changes:
             raise ValueError("name at least one limit to set, or one to take away with --no-limit")
-        row = _run(opens, data_dir, lambda store: store.set_limits(check_tenant(tenant), changes))
+        row = _run(opens, data_dir, lambda stores: stores.access.set_limits(check_tenant(tenant), changes))
         typer.echo(f"{row.tenant}: {_limits(row.limits)}")
 
     @app.command(name="list")
     def list_tenants(as_json: AsJson = False, data_dir: DataDir = None) -> None:
         """Show the tenants that have keys or limits, with what they have spent today (UTC)."""
-        now = time.time()
+        from heavy.llm.today import NOTHING, spent_today
 
-        async def read(store: AccessStore) -> list[dict[str, Any]]:
-            rows = await store.tenants(None, limit=MOST)
-            spent = await store.spent([row.tenant for row in rows], since=now - now % 86400)
-            return [{"tenant": row.tenant, "limits": dict(row.limits), "today": asdict(spent[row.tenant])} for row in rows]
+        async def read(stores: Stores) -> list[dict[str, Any]]:
+            today = await spent_today(stores.ledger)
+            rows = await stores.access.tenants(None, limit=MOST)
+            return [{"tenant": r.tenant, "limits": dict(r.limits), "today": dict(today.get(r.tenant, NOTHING))} for r in rows]
 
         found = _run(opens, data_dir, read)
         if as_json:
             typer.echo(json.dumps(found, indent=1))
             return
         lines = [(t["tenant"], str(t["today"]["tokens"]), f"{t['today']['cost_usd']:.4f}", _limits(t["limits"])) for t in found]
-        _table(("TENANT", "TOKENS TODAY", "USD TODAY", "LIMITS"), lines)
+        table(("TENANT", "TOKENS TODAY", "USD TODAY", "LIMITS"), lines)
 
     return app
 
@@ -146,11 +155,11 @@ def expiry(text: str, now: float) -> float:
     return seconds
 
 
-def _run(opens: Opens, data_dir: Path | None, work: Callable[[AccessStore], Awaitable[T]]) -> T:
+def _run(opens: Opens, data_dir: Path | None, work: Callable[[Stores], Awaitable[T]]) -> T:
     async def run() -> T:
         stores = await opens(data_dir)
         try:
-            return await work(stores.access)
+            return await work(stores)
         finally:
             await stores.aclose()
 
@@ -159,7 +168,7 @@ def _run(opens: Opens, data_dir: Path | None, work: Callable[[AccessStore], Awai
 
 def _line(row: KeyRow, state: str) -> tuple[str, ...]:
     until = "never" if row.expires_at is None else _day(row.expires_at)
-    return (row.key_id, row.tenant, ",".join(row.scopes), state, _day(row.created_at), until, row.name)
+    return (row.key_id, row.tenant, ",".join(row.scopes), state, _day(row.created_at), until, _limits(row.limits), row.name)
 
 
 def _day(at: float) -> str:
@@ -170,7 +179,8 @@ def _limits(limits: Any) -> str:
     return ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in limits.items()) or "none"
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """Prints lines under a head, each column as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
     for line in (head, *lines):
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

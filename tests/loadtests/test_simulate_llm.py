@@ -263,6 +263,42 @@ async def test_it_counts_what_it_was_asked() -> None:
             assert (await reply.json())["data"][0]["id"] == "demo"
 
 
+async def told(url: str, session: aiohttp.ClientSession) -> dict[str, int]:
+    """What the replies of model m1 have told."""
+    async with session.get(f"{url}/stats") as reply:
+        counts = (await reply.json())["told"]["m1"]
+        return {name: count for name, count in counts.items() if count}
+
+
+async def test_it_counts_what_its_replies_have_told() -> None:
+    long = {"model": "m1", "messages": [{"role": "user", "content": "Tell me of the kettle. " * 20}], "stream": True}
+    profile = Profile.model_validate({"first_token_ms": 0, "token_ms": 0, "cache_writes": True, "rules": [{"text": "one two three"}]})
+    async with running(profile) as (url, _), aiohttp.ClientSession() as session:
+        async with session.post(f"{url}/v1/chat/completions", json=long) as reply:
+            await reply.read()  # it was not asked for the tokens, and has told none
+        assert await told(url, session) == {}
+        async with session.post(f"{url}/v1/chat/completions", json={**long, "stream_options": {"include_usage": True}}) as reply:
+            await reply.read()
+        one = await told(url, session)
+        assert one["calls"] == 1
+        assert one["input_tokens"] == one["cached_tokens"] > 0 < one["output_tokens"]
+        async with session.post(f"{url}/messages", json={**long, "max_tokens": 10}) as reply:
+            await reply.read()
+        both = await told(url, session)
+        assert both["input_tokens"] == both["cached_tokens"] + both["cache_write_tokens"] == 2 * one["input_tokens"]
+
+
+@pytest.mark.parametrize(("path", "output"), [("messages", 1), ("v1/chat/completions", 0)])
+async def test_a_stream_that_breaks_has_told_what_came_before(path: str, output: int) -> None:
+    faults = [{"kind": "eof", "every": 1, "after_tokens": 2}]
+    profile = Profile.model_validate({"first_token_ms": 0, "token_ms": 0, "rules": [{"text": "one two three four"}], "faults": faults})
+    body = {"model": "m1", "messages": [{"role": "user", "content": "Hello"}], "stream": True, "max_tokens": 10}
+    async with running(profile) as (url, _), aiohttp.ClientSession() as session:
+        async with session.post(f"{url}/{path}", json={**body, "stream_options": {"include_usage": True}}) as reply:
+            await reply.read()
+        assert (await told(url, session)).get("output_tokens", 0) == output
+
+
 CALL = {
     "role": "assistant",
     "content": None,

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from heavy.llm.types import ToolSpec
+from heavy.llm.types import CallUsage, ToolSpec
 from tests.providers.calls import ADVICE, ORDER, Outcome, ask, call, open_provider, target
 from tests.providers.raw import sending
 
@@ -191,3 +191,10 @@ async def test_anthropic_nonsense_is_garbage() -> None:
 async def test_a_redirect_is_not_followed(status: int) -> None:
     assert (await openai(b"", status=status, headers={"Location": "http://127.0.0.1:9/"})).kind == "server_error"
     assert (await anthropic(b"", status=status, headers={"Location": "http://127.0.0.1:9/"})).kind == "server_error"
+
+
+async def test_what_anthropic_writes_into_its_cache_is_told_apart() -> None:
+    out = await anthropic(START, event("content_block_delta", index=0, delta={"type": "text_delta", "text": "hi"}), END)
+    used = out.done.usage
+    assert isinstance(used, CallUsage)
+    assert (used.input_tokens, used.cached_tokens, used.cache_write_tokens, used.output_tokens) == (10, 3, 2, 4)

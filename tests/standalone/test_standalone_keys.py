@@ -24,7 +24,10 @@ def env(request: pytest.FixtureRequest) -> dict[str, str]:
 
 def test_keys_are_made_listed_and_revoked(env: dict[str, str], tmp_path: Path) -> None:
     made = run(
-        "keys", "create", "--tenant", "acme", "--scopes", "query,llm", "--name", "the shop", "--expires", "30d", cwd=tmp_path, env=env
+        *("keys", "create", "--tenant", "acme", "--scopes", "query,llm", "--name", "the shop", "--expires", "30d"),
+        *("--tokens-per-day", "5000", "--cost-usd-per-day", "2.5"),
+        cwd=tmp_path,
+        env=env,
     )
     assert made.returncode == 0
     assert re.fullmatch(r"ls_[0-9a-f]{12}_[A-Za-z0-9_-]{43}\n", made.stdout)  # nothing else: KEY=$(loadsplit keys create)
@@ -34,7 +37,10 @@ def test_keys_are_made_listed_and_revoked(env: dict[str, str], tmp_path: Path) -
 
     listed = run("keys", "list", cwd=tmp_path, env=env).stdout
     assert re.search(
-        rf"^{key_id} +acme +llm,query +active +\d{{4}}-\d\d-\d\d \d\d:\d\d +\d{{4}}-\d\d-\d\d \d\d:\d\d +the shop$", listed, re.M
+        rf"^{key_id} +acme +llm,query +active +\d{{4}}-\d\d-\d\d \d\d:\d\d +\d{{4}}-\d\d-\d\d \d\d:\d\d "
+        r"+tokens_per_day 5000, cost_usd_per_day 2.5 +the shop$",
+        listed,
+        re.MULTILINE,
     )
     [row] = json.loads(run("keys", "list", "--tenant", "acme", "--json", cwd=tmp_path, env=env).stdout)
     assert (row["key_id"], row["scopes"], row["state"]) == (key_id, ["llm", "query"], "active")

@@ -6,11 +6,10 @@ import asyncio
 import time
 from dataclasses import replace
 
-from common.contracts.access import Key
-from common.contracts.query import Usage
-from heavy.tenants.stores import NewKey, Spent, TenantRow
+from common.contracts.access import Key, KeyLimits
+from heavy.tenants.stores import NewKey, TenantRow
 from heavy.turns.stores import Stores
-from tests.support.turns import accept, answer, journal_entry, talk
+from tests.support.turns import accept, talk
 
 KEY = NewKey("acme", "k1", "1a" * 32, ("query", "llm"), "the shop's")
 OTHER = NewKey("other", "k2", "2b" * 32, ("admin",))
@@ -32,6 +31,15 @@ async def test_a_key_is_stored_once_and_is_in_force(stores: Stores) -> None:
     access = await stores.access.access()
     assert access.keys == (Key("k1", "acme", frozenset({"query", "llm"}), bytes.fromhex(KEY.digest), None),)
     assert access.required
+
+
+async def test_a_key_has_limits_of_its_own(stores: Stores) -> None:
+    row = await stores.access.add_key(replace(KEY, limits={"tokens_per_day": 5, "cost_usd_per_day": 0.5}))
+    assert row is not None
+    assert row.limits == {"tokens_per_day": 5, "cost_usd_per_day": 0.5}
+    await stores.access.add_key(OTHER)
+    held = {key.key_id: key.limits for key in (await stores.access.access()).keys}
+    assert held == {"k1": KeyLimits(5, 0.5), "k2": KeyLimits()}
 
 
 async def test_an_id_or_a_digest_that_another_key_has_is_not_taken(stores: Stores) -> None:
@@ -120,22 +128,6 @@ async def test_tenants_are_those_with_keys_or_limits(stores: Stores) -> None:
     assert await stores.access.tenants("other", limit=10) == [TenantRow("other")]
     assert await stores.access.tenants("nobody", limit=10) == []
     assert await stores.access.tenants(None, limit=1) == [TenantRow("acme", {"open_streams": 10})]
-
-
-async def test_what_was_spent_is_summed_by_tenant(stores: Stores) -> None:
-    day = time.time() - 60
-    await talk(stores, "t_1", answer(usage=Usage(2, 100, 50, 10, 0.25)))
-    await talk(stores, "t_2", answer(usage=Usage(1, 5, 0, 5, 0.5)), session_id="s2")
-    await talk(stores, "t_3", answer(usage=Usage(1, 1, 0, 1, 1)), tenant="other", session_id="s3")
-    await accept(stores, "t_4", session_id="s4")
-    await stores.turns.record_rule_turns([journal_entry("t_5", "s5")])
-    assert await stores.access.spent(["acme", "other", "nobody"], since=day) == {
-        "acme": Spent(120, 0.75),
-        "other": Spent(2, 1.0),
-        "nobody": Spent(),
-    }
-    assert await stores.access.spent(["acme"], since=time.time() + 60) == {"acme": Spent()}
-    assert await stores.access.spent([], since=day) == {}
 
 
 async def test_active_turns_are_counted_by_tenant(stores: Stores) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from common.hotstore import keys
+from common.hotstore.accounts import Account
 from common.hotstore.open import open_hotstore
 from common.hotstore.protocol import Draw, HotStore
 from tests.support.waiting import wait_until
@@ -324,23 +325,90 @@ async def test_members_come_back_beyond_the_limit(store: HotStore) -> None:
     assert await store.enter("g", "fourth", 4, 60)
 
 
-async def test_a_counter_begins_once_and_adds_up(store: HotStore) -> None:
-    assert await store.add("n", 5) is None
-    assert await store.seed("n", 1.25, 60) == 1.25
-    assert await store.seed("n", 99, 60) == 1.25
-    assert await store.add("n", 0.5) == 1.75
-    assert await store.add("n", 0) == 1.75
-    assert await store.seed("m", 3_000_000_000_123, 60) == 3_000_000_000_123
-    assert await store.add("m", 1) == 3_000_000_000_124
+NONE = (None, None)
 
 
-async def test_a_counter_is_forgotten_however_often_it_was_added_to(store: HotStore) -> None:
-    await store.seed("n", 1, 0.1)
+async def test_an_account_begins_with_what_was_spent(store: HotStore) -> None:
+    assert await store.account("a") is None
+    assert await store.reserve("a", "h", (1, 1), NONE, 60) is None
+    assert await store.open_account("a", (5, 3_000_000_000_123), 60) == Account((5, 3_000_000_000_123), (0, 0))
+    assert await store.open_account("a", (99, 99), 60) == Account((5, 3_000_000_000_123), (0, 0))
+    assert await store.account("a") == Account((5, 3_000_000_000_123), (0, 0))
+
+
+async def test_something_is_set_aside_as_long_as_something_is_left(store: HotStore) -> None:
+    await store.open_account("a", (50, 0), 60)
+    got = await asyncio.gather(*(store.reserve("a", f"h{n}", (20, 7), (100, None), 60) for n in range(6)))
+    assert sorted(done for found in got if found for done in found[:1]) == [False] * 3 + [True] * 3
+    assert await store.account("a") == Account((50, 0), (60, 21))
+    first = await store.reserve("a", "h0", (20, 7), (100, None), 60)  # its reply was lost: it does not stand in its own way
+    assert first == (True, Account((50, 0), (40, 14)))
+    assert await store.reserve("a", "new", (1, 1), (None, 21), 60) == (False, Account((50, 0), (60, 21)))
+    assert await store.reserve("a", "new", (1, 1), (None, 22), 60) == (True, Account((50, 0), (60, 21)))
+
+
+async def test_what_was_spent_takes_the_place_of_what_was_set_aside(store: HotStore) -> None:
+    await store.open_account("a", (10, 10), 60)
+    await store.reserve("a", "h", (100, 100), NONE, 60)
+    for _ in range(2):  # the second is a repetition
+        await store.settle("a", "h", (7, 3), 60)
+    assert await store.account("a") == Account((17, 13), (0, 0))
+    for _ in range(2):
+        await store.release("a", ["h", "never there"])
+    await store.release("a", [])
+    assert await store.account("a") == Account((17, 13), (0, 0))
+    await store.reserve("a", "i", (5, 5), NONE, 60)
+    await store.release("a", ["i"])
+    assert await store.account("a") == Account((17, 13), (0, 0))
+
+
+async def test_an_account_that_begins_anew_counts_what_is_not_stored_yet(store: HotStore) -> None:
+    await store.open_account("a", (10, 10), 0.1)
+    await store.reserve("a", "runs", (100, 100), NONE, 60)
+    await store.settle("a", "h", (7, 3), 60)
+    await store.settle("a", "stored", (1, 1), 60)
+    await store.release("a", ["stored"])
 
     async def forgotten() -> bool:
-        return await store.add("n", 1) is None
+        return await store.account("a") is None
 
-    await wait_until(forgotten, "the counter is forgotten", 2)
+    await wait_until(forgotten, "what was spent is forgotten", 2)
+    assert await store.open_account("a", (11, 11), 60) == Account((18, 14), (100, 100))
+
+
+async def test_what_was_set_aside_by_who_has_died_is_free_again(store: HotStore) -> None:
+    await store.open_account("a", (0, 0), 60)
+    await store.reserve("a", "dead", (10, 10), NONE, 0.1)
+    await store.settle("a", "dead too", (1, 1), 0.1)
+    await store.reserve("a", "alive", (1, 1), NONE, 0.1)
+    await store.renew("a", [], 60)
+    await store.renew("a", ["alive", "never there"], 60)
+
+    async def free() -> bool:
+        account = await store.account("a")
+        return account is not None and account.reserved == (1, 1)
+
+    await wait_until(free, "the dead holder's amounts are free", 2)
+    assert await store.account("a") == Account((1, 1), (1, 1))
+    await store.settle("a", "alive", (2, 2), 60)
+    assert await store.account("a") == Account((3, 3), (0, 0))
+
+
+async def test_nothing_may_be_set_aside_and_spent(store: HotStore) -> None:
+    await store.open_account("a", (0, 0), 60)
+    assert await store.reserve("a", "h", (0, 0), NONE, 60) == (True, Account((0, 0), (0, 0)))
+    await store.renew("a", ["h"], 60)
+    await store.settle("a", "h", (0, 0), 60)
+    await store.release("a", ["h"])
+    assert await store.reserve("a", "h", (1, 1), (0, None), 60) == (False, Account((0, 0), (0, 0)))
+    assert await store.account("a") == Account((0, 0), (0, 0))
+
+
+async def test_amounts_are_exact_however_many(store: HotStore) -> None:
+    await store.open_account("a", (0, 10**14), 60)
+    for n in range(200):
+        await store.settle("a", f"h{n}", (3, 333_333_333), 60)
+    assert await store.account("a") == Account((600, 10**14 + 66_666_666_600), (0, 0))
 
 
 async def test_the_size_grows_with_what_is_kept(store: HotStore) -> None:

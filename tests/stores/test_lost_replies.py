@@ -13,6 +13,7 @@ from heavy.jobs.stores import JobStores
 from heavy.storage.postgres.access import PostgresAccess
 from heavy.storage.postgres.connection import Database
 from heavy.storage.postgres.deliveries import PostgresDeliveries
+from heavy.storage.postgres.ledger import PostgresLedger
 from heavy.storage.postgres.schedules import PostgresSchedules
 from heavy.storage.postgres.sessions import PostgresSessions
 from heavy.storage.postgres.tasks import PostgresTasks
@@ -22,6 +23,7 @@ from heavy.tenants.stores import NewKey
 from heavy.turns.rows import ArmTimer, Note, SessionEvent
 from heavy.turns.stores import LeaseLost, Stores
 from heavy.turns.webhooks import Change, Verdict
+from tests.support.ledger import DAY, call
 from tests.support.tasks import end, new_task
 from tests.support.turns import LEASE, accept, answer, fence_of, new_turn, session_of, talk, tool_step
 from tests.support.webhooks import CLOSED, PATIENCE, add, all_of, close, due, receiver
@@ -210,3 +212,9 @@ async def test_a_key_and_its_end(stores: Stores, lossy: Database) -> None:
     assert revoked is not None
     assert revoked.revoked_at is not None
     assert (await access.set_limits("acme", {"open_streams": 5})).limits == {"open_streams": 5}
+
+
+async def test_lines_of_the_ledger_count_once(stores: Stores, lossy: Database) -> None:
+    await PostgresLedger(lossy).record([call("c1"), call("c2")])
+    found = await stores.ledger.costs("acme", first=DAY, last=DAY, group_by=(), limit=9)
+    assert [(s.calls, s.input_tokens) for s in found] == [(2, 200)]

@@ -118,15 +118,16 @@ def test_tokens_a_day(shop: Shop) -> None:
     mine = shop.of("tokens")
     used = mine.ask("tell me something", "tokens-1").json["usage"]
     tokens = used["input_tokens"] + used["output_tokens"]
-    shop.limit("tokens", tokens_per_day=tokens + 1)  # today's turns count, also those from before the limit
+    most = 2 * tokens - 1
+    shop.limit("tokens", tokens_per_day=most)  # what was used today counts, also from before the limit
     assert mine.ask("tell me something", "tokens-2").status == 200
-    problem = refused(mine.ask("tell me something", "tokens-3"), "budget_exceeded", "tokens_per_day", tokens + 1)
+    problem = refused(mine.ask("tell me something", "tokens-3"), "budget_exceeded", "tokens_per_day", most)
     assert problem["retryable"] is False
     assert problem["retry_after"] <= 86400
     midnight = (time.time() + problem["retry_after"]) % 86400
     assert min(midnight, 86400 - midnight) < 5
     streamed = mine.call("POST", "/api/v1/query/stream", {"message": "tell me something", "session_id": "tokens-3"})
-    refused(streamed, "budget_exceeded", "tokens_per_day", tokens + 1)
+    refused(streamed, "budget_exceeded", "tokens_per_day", most)
     assert mine.ask("opening hours", "tokens-3").status == 200
     assert shop.of("other").ask("tell me something", "tokens-3").status == 200
     shop.limit("tokens", tokens_per_day=100 * tokens)
@@ -136,10 +137,9 @@ def test_tokens_a_day(shop: Shop) -> None:
 def test_money_a_day(shop: Shop) -> None:
     shop.limit("money", cost_usd_per_day=0.001)
     mine = shop.of("money")
-    spent = mine.ask("tell me something", "money-1").json["usage"]["cost_usd"]
-    assert spent > 0.001
-    problem = refused(mine.ask("tell me something", "money-1"), "budget_exceeded", "cost_usd_per_day", 0.001)
-    assert problem["used"] == pytest.approx(spent)
+    for _ in range(2):  # the first call of a model has spent it all: there is no second, neither in this turn nor in another
+        problem = refused(mine.ask("tell me something", "money-1"), "budget_exceeded", "cost_usd_per_day", 0.001)
+        assert problem["used"] > 0.001
     assert mine.ask("talk to a human", "money-1").json["status"] == "transferred"  # a person is still reached
     assert mine.ask("are you there?", "money-1").json["status"] == "transferred"
     shop.limit("money", cost_usd_per_day=None)

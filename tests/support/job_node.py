@@ -27,11 +27,13 @@ from tests.support.waiting import wait_until
 
 
 class FailingGateway(SlowGateway):
-    """Echoes the message; one that says `fail` fails as long as `failing`. While `open` is not set nothing is answered."""
+    """Echoes the message; one that says `fail` fails as long as `failing`, and none is paid for while `refusal` is there. While `open` is
+    not set nothing is answered."""
 
     def __init__(self) -> None:
         super().__init__()
         self.failing = True
+        self.refusal: LoadsplitError | None = None
         self._script = self._say
 
     async def complete(self, request: LLMRequest) -> Completed:
@@ -53,6 +55,8 @@ class FailingGateway(SlowGateway):
 
     def _say(self, request: LLMRequest) -> Say:
         message = request.messages[-1].content
+        if self.refusal is not None:
+            raise self.refusal
         if "fail" in message and self.failing:
             return Say(error=LLMCallFailed("the model is down", kind="server_error"))
         return Say(f"you said {message}")

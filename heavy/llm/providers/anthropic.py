@@ -57,7 +57,7 @@ class AnthropicProvider:
             content=orjson.dumps(body(target, request, names, streaming)),
             options={"headers": {**UNREAD, PURPOSE_HEADER: request.purpose}, "timeout": timeout},
         )
-        reader = MessageReader(Assembly(target, names))
+        reader = MessageReader(Assembly(target, names, request.told))
         chunks = converse(
             call, reader, Clock(target, request, streaming), streaming=streaming, sdk_error=_failure, sdk_errors=AnthropicError
         )
@@ -160,6 +160,7 @@ class MessageReader:
         ours = self.assembly.usage
         ours.input_tokens = sum(self._input.values())
         ours.cached_tokens = self._input.get("cache_read_input_tokens", 0)
+        ours.cache_write_tokens = self._input.get("cache_creation_input_tokens", 0)
         if usage.get("output_tokens") is not None:
             ours.output_tokens = count(usage["output_tokens"])
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import orjson
 
-from common.contracts.query import Usage
-from heavy.llm.types import Completed, FinishReason, Message, Target, ToolCall, ToolSpec
+from heavy.llm.types import CallUsage, Completed, FinishReason, Message, Target, ToolCall, ToolSpec
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
 
@@ -56,15 +55,15 @@ class _Call:
 
 
 class Assembly:
-    """Collects one answer. `add_*` in the order of arrival; `completed` once, at the end."""
+    """Collects one answer. `add_*` in the order of arrival; `completed` once, at the end. The counts go into `told`, where it is given."""
 
-    def __init__(self, target: Target, names: ToolNames) -> None:
+    def __init__(self, target: Target, names: ToolNames, told: CallUsage | None = None) -> None:
         self._target = target
         self._names = names
         self._text: list[str] = []
         self._calls: list[_Call] = []
         self._open: dict[Any, _Call] = {}
-        self.usage = Usage(llm_calls=1)
+        self.usage = told or CallUsage(llm_calls=1)
         self.finish: FinishReason | None = None
         self.model = ""
 

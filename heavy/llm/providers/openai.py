@@ -54,7 +54,7 @@ class OpenAIProvider:
             content=orjson.dumps(body(target, request, names, streaming)),
             options={"headers": {**UNREAD, PURPOSE_HEADER: request.purpose}, "timeout": timeout},
         )
-        reader = ChatReader(Assembly(target, names))
+        reader = ChatReader(Assembly(target, names, request.told))
         chunks = converse(call, reader, Clock(target, request, streaming), streaming=streaming, sdk_error=_failure, sdk_errors=OpenAIError)
         try:
             async for chunk in chunks:

@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.contracts.access import Access
-from heavy.storage.access_rows import access_of, key_of, key_values, spent_of, tenant_of
+from heavy.storage.access_rows import access_of, key_of, key_values, tenant_of
 from heavy.storage.postgres.sessions import Runner
 from heavy.storage.rows import to_json
-from heavy.tenants.stores import KEPT_SECONDS, KeyRow, NewKey, Spent, TenantRow
+from heavy.tenants.stores import KEPT_SECONDS, KeyRow, NewKey, TenantRow
 
 REVISION = "SELECT revision, EXISTS (SELECT 1 FROM api_keys) AS required FROM access_revision"
 IN_FORCE = """
 SELECT * FROM api_keys WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > extract(epoch FROM now())::float8 - $1)
 """
 ADD = """
-INSERT INTO api_keys (tenant, key_id, name, digest, scopes, expires_at, created_at)
-VALUES ($1, $2, $3, $4, $5, $6, extract(epoch FROM now())::float8) ON CONFLICT DO NOTHING RETURNING *
+INSERT INTO api_keys (tenant, key_id, name, digest, scopes, expires_at, limits, created_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, extract(epoch FROM now())::float8) ON CONFLICT DO NOTHING RETURNING *
 """
 ADDED = "SELECT * FROM api_keys WHERE tenant = $1 AND key_id = $2 AND digest = $3"
 KEYS = "SELECT * FROM api_keys WHERE $1::text IS NULL OR tenant = $1 ORDER BY created_at DESC, key_id LIMIT $2"
@@ -33,12 +33,6 @@ WHERE n.tenant <> '*' AND ($1::text IS NULL OR n.tenant = $1) ORDER BY n.tenant 
 SET = """
 INSERT INTO tenants AS old VALUES ($1, jsonb_strip_nulls($2::text::jsonb)::text)
 ON CONFLICT (tenant) DO UPDATE SET limits = jsonb_strip_nulls(old.limits::jsonb || $2::text::jsonb)::text RETURNING *
-"""
-# A tenant's turns of today are one range of the index turns_spent.
-SPENT = """
-SELECT n.tenant, u.* FROM unnest($1::text[]) AS n (tenant) CROSS JOIN LATERAL (
-    SELECT sum(t.input_tokens + t.output_tokens) AS tokens, sum(t.cost_usd) AS cost_usd FROM turns t
-    WHERE t.tenant = n.tenant AND t.llm_calls > 0 AND t.finished_at >= $2) u
 """
 ACTIVE = "SELECT count(*) AS n FROM turns WHERE tenant = $1 AND state IN ('waiting', 'running')"
 
@@ -81,10 +75,6 @@ class PostgresAccess:
     async def set_limits(self, tenant: str, changes: Mapping[str, Any]) -> TenantRow:
         """Sets limits by name; None takes one away."""
         return tenant_of(await self._database.fetchrow(SET, tenant, to_json(changes)))
-
-    async def spent(self, tenants: Sequence[str], *, since: float) -> Mapping[str, Spent]:
-        """What the turns that ended since then have cost."""
-        return {r["tenant"]: spent_of(r) for r in await self._database.fetch(SPENT, list(tenants), since)}
 
     async def active_turns(self, tenant: str) -> int:
         """Turns of the tenant that wait or run now."""

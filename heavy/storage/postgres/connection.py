@@ -17,10 +17,12 @@ import asyncpg
 
 from heavy.jobs.stores import ScheduleStore, TaskStore
 from heavy.jobs.upkeep import UpkeepStore
+from heavy.llm.stores import LedgerStore
 from heavy.storage.migrations import CREATE_TABLE, migrations
 from heavy.storage.postgres.access import PostgresAccess
 from heavy.storage.postgres.deliveries import PostgresDeliveries
 from heavy.storage.postgres.learned import PostgresLearned
+from heavy.storage.postgres.ledger import PostgresLedger
 from heavy.storage.postgres.schedules import PostgresSchedules
 from heavy.storage.postgres.sessions import PostgresSessions
 from heavy.storage.postgres.tasks import PostgresTasks
@@ -161,6 +163,7 @@ class PostgresStores:
         self.webhooks: WebhookStore = PostgresWebhooks(database)
         self.deliveries: DeliveryStore = PostgresDeliveries(database)
         self.access: AccessStore = PostgresAccess(database)
+        self.ledger: LedgerStore = PostgresLedger(database)
 
     async def ping(self) -> float:
         """Seconds of one round trip."""

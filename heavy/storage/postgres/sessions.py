@@ -73,6 +73,9 @@ SELECT * FROM sessions WHERE tenant = $1 AND transferred_at IS NOT NULL ORDER BY
 
 IDLE = "SELECT 1 FROM sessions WHERE tenant = $1 AND session_id = $2 AND updated_at < $3 AND active = 0 FOR UPDATE"
 
+# What a call has cost stays in the ledger; whose it was does not.
+FORGET_CALLS = "UPDATE llm_calls SET session_id = NULL, turn_id = NULL WHERE tenant = $1 AND session_id = $2"
+
 
 class Runner(Protocol):
     """What the stores need of the database."""
@@ -147,6 +150,7 @@ class PostgresSessions:
                 status = await connection.execute("DELETE FROM sessions WHERE tenant = $1 AND session_id = $2", tenant, session_id)
                 for table in ("turns", "messages", "turn_aliases", "session_events", "timers", "deliveries"):
                     await connection.execute(f"DELETE FROM {table} WHERE tenant = $1 AND session_id = $2", tenant, session_id)
+                await connection.execute(FORGET_CALLS, tenant, session_id)
                 return bool(tasks or status != "DELETE 0")
 
         return await self._database.run(erase)

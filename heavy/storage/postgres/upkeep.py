@@ -75,6 +75,10 @@ DELETE FROM webhooks WHERE (tenant, webhook_id) IN (
         AND NOT EXISTS (SELECT 1 FROM deliveries x WHERE x.tenant = w.tenant AND x.webhook_id = w.webhook_id)
     LIMIT $2) RETURNING 1
 """,
+    """
+DELETE FROM llm_calls WHERE (tenant, call_id) IN (
+    SELECT tenant, call_id FROM llm_calls WHERE began < $1 ORDER BY began LIMIT $2) RETURNING 1
+""",
 )
 
 SIZES = """

@@ -8,15 +8,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.contracts.access import Access
-from heavy.storage.access_rows import access_of, key_of, key_values, spent_of, tenant_of
+from heavy.storage.access_rows import access_of, key_of, key_values, tenant_of
 from heavy.storage.rows import to_json
 from heavy.storage.sqlite.sessions import Run, one
-from heavy.tenants.stores import KEPT_SECONDS, KeyRow, NewKey, Spent, TenantRow
+from heavy.tenants.stores import KEPT_SECONDS, KeyRow, NewKey, TenantRow
 
 REVISION = "SELECT revision, EXISTS (SELECT 1 FROM api_keys) AS required FROM access_revision"
 IN_FORCE = "SELECT * FROM api_keys WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?)"
 ADD = """
-INSERT INTO api_keys (tenant, key_id, name, digest, scopes, expires_at, created_at) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+INSERT INTO api_keys (tenant, key_id, name, digest, scopes, expires_at, limits, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING
 """
 ADDED = "SELECT * FROM api_keys WHERE tenant = ? AND key_id = ? AND digest = ?"
 KEYS = "SELECT * FROM api_keys WHERE ?1 IS NULL OR tenant = ?1 ORDER BY created_at DESC, key_id LIMIT ?2"
@@ -29,11 +30,6 @@ WHERE n.tenant <> '*' AND (?1 IS NULL OR n.tenant = ?1) ORDER BY n.tenant LIMIT 
 SET = """
 INSERT INTO tenants VALUES (?1, json_patch('{}', ?2))
 ON CONFLICT (tenant) DO UPDATE SET limits = json_patch(limits, ?2) RETURNING *
-"""
-# A tenant's turns of today are one range of the index turns_spent.
-SPENT = """
-SELECT sum(input_tokens + output_tokens) AS tokens, sum(cost_usd) AS cost_usd FROM turns
-WHERE tenant = ? AND llm_calls > 0 AND finished_at >= ?
 """
 ACTIVE = "SELECT count(*) AS n FROM turns WHERE tenant = ? AND state IN ('waiting', 'running')"
 
@@ -84,14 +80,6 @@ class SqliteAccess:
     async def set_limits(self, tenant: str, changes: Mapping[str, Any]) -> TenantRow:
         """Sets limits by name; None takes one away."""
         return tenant_of(await self._write(lambda c: one(c, SET, (tenant, to_json(changes)))))
-
-    async def spent(self, tenants: Sequence[str], *, since: float) -> Mapping[str, Spent]:
-        """What the turns that ended since then have cost."""
-
-        def read(c: sqlite3.Connection) -> dict[str, Spent]:
-            return {tenant: spent_of(c.execute(SPENT, (tenant, since)).fetchone()) for tenant in tenants}
-
-        return await self._read(read)
 
     async def active_turns(self, tenant: str) -> int:
         """Turns of the tenant that wait or run now."""

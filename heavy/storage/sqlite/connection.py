@@ -19,10 +19,12 @@ from urllib.parse import unquote, urlsplit
 
 from heavy.jobs.stores import ScheduleStore, TaskStore
 from heavy.jobs.upkeep import UpkeepStore
+from heavy.llm.stores import LedgerStore
 from heavy.storage.migrations import CREATE_TABLE, migrations
 from heavy.storage.sqlite.access import SqliteAccess
 from heavy.storage.sqlite.deliveries import SqliteDeliveries
 from heavy.storage.sqlite.learned import SqliteLearned
+from heavy.storage.sqlite.ledger import SqliteLedger
 from heavy.storage.sqlite.schedules import SqliteSchedules
 from heavy.storage.sqlite.sessions import SqliteSessions
 from heavy.storage.sqlite.tasks import SqliteTasks
@@ -190,6 +192,7 @@ class SqliteStores:
         self.webhooks: WebhookStore = SqliteWebhooks(self._reader.run, self._writer.run)
         self.deliveries: DeliveryStore = SqliteDeliveries(self._reader.run, self._writer.run)
         self.access: AccessStore = SqliteAccess(self._reader.run, self._writer.run)
+        self.ledger: LedgerStore = SqliteLedger(self._reader.run, self._writer.run)
 
     async def migrate(self) -> list[str]:
         """Brings the schema up to date; the names applied now."""

@@ -77,6 +77,9 @@ class Run(Protocol):
 
 IDLE = "SELECT 1 FROM sessions WHERE tenant = ? AND session_id = ? AND updated_at < ? AND active = 0"
 
+# What a call has cost stays in the ledger; whose it was does not.
+FORGET_CALLS = "UPDATE llm_calls SET session_id = NULL, turn_id = NULL WHERE tenant = ? AND session_id = ?"
+
 
 class SqliteSessions:
     """SessionStore over SQLite."""
@@ -112,6 +115,7 @@ class SqliteSessions:
             found += c.execute("DELETE FROM sessions WHERE tenant = ? AND session_id = ?", (tenant, session_id)).rowcount
             for table in ("turns", "messages", "turn_aliases", "session_events", "timers", "deliveries"):
                 c.execute(f"DELETE FROM {table} WHERE tenant = ? AND session_id = ?", (tenant, session_id))
+            c.execute(FORGET_CALLS, (tenant, session_id))
             return found > 0
 
         return await self._write(erase)

@@ -48,6 +48,7 @@ RECORDS = (
     ("batches", "finished_at < ? AND NOT EXISTS (SELECT 1 FROM tasks t WHERE t.tenant = k.tenant AND t.batch_id = k.batch_id)"),
     ("deliveries", "finished_at < ?"),
     ("webhooks", f"kind = 'request' AND created_at < ? AND {_UNUSED}"),
+    ("llm_calls", "began < ?"),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 
 import pytest
@@ -125,6 +126,23 @@ async def test_what_always_fails_ends_after_its_attempts_and_the_queue_moves(her
     assert task.error is not None
     assert (task.error["code"], task.error["request_id"]) == ("llm_error", "r1")
     assert sorted(await events(here)) == [("task.completed", "t_2"), ("task.failed", "t_1")]
+
+
+async def test_a_task_whose_budget_is_spent_on_the_way_waits_for_the_next(here: JobNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "FIRST_PAUSE", 0.01)
+    await here.submit("t_1", max_attempts=1)
+    here.gateway.refusal = BudgetExceeded("it is spent", retry_after=3600)  # type: ignore[attr-defined]
+    await here.dispatcher.look(deep=False)
+    task = await here.until("t_1", "pending")
+    assert task.turn is not None
+    assert task.turn.not_before > time.time() + 3500
+    here.gateway.refusal = BudgetExceeded("it is spent", retry_after=0)  # type: ignore[attr-defined]
+    await here.submit("t_2", max_attempts=1)
+    await here.dispatcher.look(deep=False)
+    await here.until("t_2", "pending")
+    here.gateway.refusal = None  # type: ignore[attr-defined]
+    async with here.running():
+        await here.until("t_2", "success")
 
 
 async def test_a_task_for_an_agent_that_is_gone_fails(here: JobNode) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from common.contracts.query import Usage
-from heavy.llm.prices import cost, prices_of
-from heavy.llm.types import Prices, Target
+from heavy.llm.prices import EXACT, TABLE, cost, nano_dollars, prices_of
+from heavy.llm.types import CallUsage, Prices, Target
 
 
 def test_cached_input_has_its_own_price() -> None:
@@ -42,3 +42,23 @@ def test_a_newer_model_is_not_taken_for_an_older_one() -> None:
 
 def test_a_targets_own_prices_win() -> None:
     assert prices_of(Target("openai", "gpt-5", prices=Prices(9, 9, 9))) == Prices(9, 9, 9)
+
+
+def test_what_is_written_into_the_cache_has_its_own_price() -> None:
+    used = CallUsage(1, 1_000_000, 300_000, 0, 0, 200_000)
+    assert cost(used, Prices(3, 0.3, 15, 3.75)) == pytest.approx(0.5 * 3 + 0.3 * 0.3 + 0.2 * 3.75)
+    assert cost(used, Prices(3, 0.3, 15)) == pytest.approx(0.7 * 3 + 0.3 * 0.3)
+    assert cost(used, Prices(3, 0.3, 15, 0)) == pytest.approx(0.5 * 3 + 0.3 * 0.3)
+
+
+def test_a_cost_is_a_whole_number_of_billionths() -> None:
+    used = CallUsage(1, 7, 3, 1)
+    dollars = cost(used, Prices(0.05, 0.005, 0.4))
+    assert nano_dollars(dollars) == 4 * 50 + 3 * 5 + 400
+    assert nano_dollars(dollars) / 1_000_000_000 == dollars
+
+
+def test_anthropic_writes_cost_a_quarter_more_than_input() -> None:
+    claude = [prices for name, prices in (*TABLE, *EXACT.items()) if name.startswith("claude")]
+    assert claude
+    assert all(prices.cache_write == prices.input * 1.25 for prices in claude)

@@ -124,3 +124,10 @@ def test_without_a_file_openai_comes_first_then_anthropic_then_the_simulator() -
     assert default_targets({}, demo)["default"].targets[0].base_url == demo
     assert default_targets({}) == {}
     assert default_targets({"OPENAI_API_KEY": "a", "OPENAI_MODEL": "m"})["default"].targets[0].model == "m"
+
+
+def test_a_price_for_writing_into_the_cache_may_be_given() -> None:
+    text = """models: {default: {targets: [
+      {provider: anthropic, model: a, base_url: "http://x", prices: {input: 1, cache_write: 1.25}},
+      {provider: openai, model: b, base_url: "http://x", prices: {input: 1}}]}}"""
+    assert [t.prices.cache_write for t in parse_targets(text, "models.yaml", {})["default"].targets] == [1.25, None]

@@ -100,6 +100,19 @@ async def test_an_operators_key_reaches_all_and_nothing_else(desk: Desk) -> None
     assert status == 403
 
 
+async def test_a_key_may_have_limits_of_its_own(desk: Desk) -> None:
+    new = {"scopes": ["query", "llm"], "limits": {"tokens_per_day": 0, "cost_usd_per_day": None}}
+    checked("NewApiKey", new)
+    status, made = await desk("acme-admin", "POST", "keys", new)
+    checked("MadeApiKey", made)
+    assert (status, made["limits"]) == (201, {"tokens_per_day": 0})
+    held = desk.shop.heavy.keys.limits_of_key("acme", made["key_id"])
+    assert (held.tokens_per_day, held.cost_usd_per_day) == (0, None)
+    for limits in ({"open_streams": 5}, {"tokens_per_day": -1}, {"tokens_per_day": 1.5}, [], "5"):
+        status, problem = await desk("acme-admin", "POST", "keys", {"limits": limits or [1]})
+        assert (status, problem["field"]) == (400, "limits"), limits
+
+
 async def test_limits_are_set_by_an_operator_and_seen_by_their_tenant(desk: Desk) -> None:
     limits = {"requests_per_minute": 60, "cost_usd_per_day": 1.5, "tokens_per_day": None}
     checked("Limits", limits)

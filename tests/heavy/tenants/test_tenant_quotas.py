@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
 
-from common.contracts.query import Usage
 from common.errors import BudgetExceeded, RateLimited
 from common.hotstore.memory import MemoryHotStore
 from common.telemetry.metrics import Metrics
 from common.web.auth import KeyRing
 from heavy.tenants.quotas import Node, Quotas
+from heavy.tenants.spending import Spending
 from heavy.turns.stores import Stores
 from tests.heavy.tenants.conftest import ring_with
+from tests.support.ledger import call
 from tests.support.turns import accept, talk
 
 
@@ -29,7 +31,8 @@ class Place:
     def quotas(self, stores: Stores, ring: KeyRing, metrics: Metrics | None = None) -> Quotas:
         """Its door."""
         node = Node(self.most, lambda: self.most - sum(self.held.values()), self.held)
-        return Quotas(ring, stores.access, MemoryHotStore(), node, metrics or Metrics())
+        hotstore = MemoryHotStore()
+        return Quotas(ring, stores.access, hotstore, node, metrics or Metrics(), Spending(stores.ledger, hotstore))
 
 
 async def costly() -> bool:
@@ -87,9 +90,7 @@ async def test_an_ended_turn_makes_room(stores: Stores) -> None:
 async def test_a_spent_budget_refuses_what_costs_and_nothing_else(stores: Stores) -> None:
     metrics = Metrics()
     quotas = Place().quotas(stores, ring_with(acme={"tokens_per_day": 10}), metrics)
-    async with quotas.turn("acme", costly):
-        pass
-    await quotas.ended("acme", Usage(1, 10, 0, 5, 0))
+    await stores.ledger.record([call(began=time.time())])
     async with quotas.turn("acme", free):
         pass
     with pytest.raises(BudgetExceeded):

@@ -1,0 +1,59 @@
+-- The ledger of LLM calls (heavy.llm.stores). Times are Unix seconds, money is in billionths of a US dollar.
+
+CREATE TABLE llm_calls (
+    tenant              text NOT NULL,
+    call_id             text NOT NULL,
+    agent_id            text,
+    skill               text,
+    session_id          text,
+    turn_id             text,
+    key_id              text,
+    purpose             text NOT NULL,
+    alias               text NOT NULL,
+    target              text NOT NULL,
+    model               text NOT NULL,
+    outcome             text NOT NULL,
+    began               real NOT NULL,
+    seconds             real NOT NULL,
+    first_token_seconds real,
+    input_tokens        integer NOT NULL,
+    cached_tokens       integer NOT NULL,
+    cache_write_tokens  integer NOT NULL,
+    output_tokens       integer NOT NULL,
+    cost_nano           integer NOT NULL,
+    estimated           integer NOT NULL,
+    streamed            integer NOT NULL,
+    cached_reply        integer NOT NULL,
+    PRIMARY KEY (tenant, call_id)
+);
+
+CREATE INDEX llm_calls_of_tenant ON llm_calls (tenant, began, call_id);
+CREATE INDEX llm_calls_by_time ON llm_calls (began, call_id);
+CREATE INDEX llm_calls_of_session ON llm_calls (tenant, session_id) WHERE session_id IS NOT NULL;
+
+-- Sums by UTC day, kept by the transaction that writes the lines; they stay when the lines are purged. '' stands for none.
+CREATE TABLE llm_days (
+    tenant             text NOT NULL,
+    day                text NOT NULL,
+    agent_id           text NOT NULL,
+    skill              text NOT NULL,
+    key_id             text NOT NULL,
+    model              text NOT NULL,
+    target             text NOT NULL,
+    purpose            text NOT NULL,
+    calls              integer NOT NULL,
+    failed             integer NOT NULL,
+    estimated          integer NOT NULL,
+    input_tokens       integer NOT NULL,
+    cached_tokens      integer NOT NULL,
+    cache_write_tokens integer NOT NULL,
+    output_tokens      integer NOT NULL,
+    cost_nano          integer NOT NULL,
+    PRIMARY KEY (tenant, day, agent_id, skill, key_id, model, target, purpose)
+);
+
+CREATE INDEX llm_days_by_day ON llm_days (day);
+
+-- Budgets are counted by the ledger now, and keys may have limits of their own: a JSON object of those that are set.
+DROP INDEX turns_spent;
+ALTER TABLE api_keys ADD COLUMN limits text NOT NULL DEFAULT '{}';
