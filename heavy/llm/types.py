@@ -71,6 +71,19 @@ class TextDelta:
     text: str
 
 
+@dataclass(slots=True)
+class CallUsage(Usage):
+    """What one call has used. `cache_write_tokens` is the part of the input that the provider has written into its cache, at a price of its
+    own; clients are not told of it."""
+
+    cache_write_tokens: int = 0
+
+
+def cache_writes(usage: Usage) -> int:
+    """Input tokens that were written into the provider's cache; 0 where that is not known."""
+    return usage.cache_write_tokens if isinstance(usage, CallUsage) else 0
+
+
 @dataclass(frozen=True, slots=True)
 class Completed:
     """The end of a call: the whole answer and what it cost. Always the last chunk, always there unless the call raised."""
