@@ -116,7 +116,10 @@ class Relay:
                     leg.failed(e)
                     continue
                 except BaseException:  # as above; GeneratorExit, when the reader has left, is one
-                    leg.left(_so_far(passing, ask), estimated=not passing.counted)
+                    if passing.done:  # clients hang up as soon as they have read the last event
+                        leg.done(passing.usage)
+                    else:
+                        leg.left(_so_far(passing, ask), estimated=not passing.counted)
                     raise
                 leg.done(passing.usage)
                 return
