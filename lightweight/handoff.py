@@ -76,7 +76,8 @@ class Proxy:
         self._session: aiohttp.ClientSession | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, body: bytes, ticket: str, session_key: str) -> None:
-        """Sends the request with its ticket; once more when a kept connection was closed already: heavy knows the turn by its id."""
+        """Sends the request with its ticket; once more when a kept connection was closed already: heavy knows the turn by its id. (A call
+        of a model has none: at worst it is made twice, which costs and does no harm.)"""
         headers = _request_headers(scope)
         if ticket:
             headers[HEADER] = ticket

@@ -12,11 +12,10 @@ from typing import Any
 
 import orjson
 
-from common.contracts.query import Usage
 from heavy.llm.providers.assembly import count
 from heavy.llm.providers.failures import failed, from_body
 from heavy.llm.sse import MAX_EVENT_BYTES, SSEDecoder
-from heavy.llm.types import LLMCallFailed
+from heavy.llm.types import CallUsage, LLMCallFailed
 
 RELAYED = "(relayed)"
 """`partial` of a failure behind the first byte: that text was passed on is known, which text is not kept."""
@@ -34,7 +33,7 @@ class Passing(ABC):
     may_end = False  # whether a clean end now is a complete answer
 
     def __init__(self, *, hides_usage: bool = False) -> None:
-        self.usage = Usage(llm_calls=1)
+        self.usage = CallUsage(llm_calls=1)
         self.counted = False
         self.started = False
         self.done = False
@@ -175,25 +174,31 @@ class MessagesPassing(Passing):
         self.usage = messages_usage(usage if type(usage) is dict else {}, self._input, self.usage.output_tokens)
 
 
-def chat_usage(doc: dict[str, Any]) -> Usage:
+def chat_usage(doc: dict[str, Any]) -> CallUsage:
     """The usage that a completion or a chunk tells."""
     usage = doc.get("usage")
     if type(usage) is not dict:
-        return Usage(llm_calls=1)
+        return CallUsage(llm_calls=1)
     details = usage.get("prompt_tokens_details")
     cached = count(details.get("cached_tokens")) if type(details) is dict else 0
-    read = count(usage.get("prompt_tokens"))
-    return Usage(1, read, min(read, cached), count(usage.get("completion_tokens")))
+    read, written = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
+    return CallUsage(llm_calls=1, input_tokens=read, cached_tokens=min(read, cached), output_tokens=written)
 
 
-def messages_usage(usage: dict[str, Any], parts: dict[str, int], written: int) -> Usage:
+def messages_usage(usage: dict[str, Any], parts: dict[str, int], written: int) -> CallUsage:
     """The usage that a message or an event tells. `parts` of the input and what was `written` keep their last value where it tells none."""
     for name in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"):
         if usage.get(name) is not None:
             parts[name] = count(usage[name])
     if usage.get("output_tokens") is not None:
         written = count(usage["output_tokens"])
-    return Usage(1, sum(parts.values()), parts.get("cache_read_input_tokens", 0), written)
+    return CallUsage(
+        llm_calls=1,
+        input_tokens=sum(parts.values()),
+        cached_tokens=parts.get("cache_read_input_tokens", 0),
+        output_tokens=written,
+        cache_write_tokens=parts.get("cache_creation_input_tokens", 0),
+    )
 
 
 def _says_something(doc: dict[str, Any]) -> bool:

@@ -10,7 +10,7 @@ import asyncio
 import io
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -96,7 +96,7 @@ class Relay:
                     leg.failed(e)
                     continue
                 except BaseException:  # the caller has gone, or stops: whoever keeps the books must hear of it
-                    leg.left(Usage(1, ask.tokens), estimated=True)
+                    leg.left(Usage(llm_calls=1, input_tokens=ask.tokens), estimated=True)
                     raise
                 leg.first_token()
                 leg.done(usage)
@@ -116,7 +116,10 @@ class Relay:
                     leg.failed(e)
                     continue
                 except BaseException:  # as above; GeneratorExit, when the reader has left, is one
-                    leg.left(_so_far(passing, ask), estimated=not passing.counted)
+                    if passing.done:  # clients hang up as soon as they have read the last event
+                        leg.done(passing.usage)
+                    else:
+                        leg.left(_so_far(passing, ask), estimated=not passing.counted)
                     raise
                 leg.done(passing.usage)
                 return
@@ -241,7 +244,7 @@ def _so_far(passing: Passing, ask: Ask) -> Usage:
     if passing.counted:
         return passing.usage
     known = passing.usage
-    return Usage(1, known.input_tokens or ask.tokens, known.cached_tokens, max(known.output_tokens, passing.events))
+    return replace(known, input_tokens=known.input_tokens or ask.tokens, output_tokens=max(known.output_tokens, passing.events))
 
 
 async def _refusal(response: aiohttp.ClientResponse, target: Target, clock: Clock) -> LLMCallFailed:

@@ -7,7 +7,7 @@ import pytest
 
 from heavy.llm.passing import RELAYED, ChatPassing, MessagesPassing, Passing
 from heavy.llm.sse import MAX_EVENT_BYTES
-from heavy.llm.types import LLMCallFailed
+from heavy.llm.types import LLMCallFailed, cache_writes
 
 
 def chunk(delta: dict | None = None, finish: str | None = None, **members: object) -> bytes:
@@ -27,7 +27,10 @@ def event(kind: str, **members: object) -> bytes:
 
 
 MESSAGE = (
-    event("message_start", message={"usage": {"input_tokens": 3, "cache_read_input_tokens": 6, "output_tokens": 1}})
+    event(
+        "message_start",
+        message={"usage": {"input_tokens": 3, "cache_read_input_tokens": 4, "cache_creation_input_tokens": 2, "output_tokens": 1}},
+    )
     + event("ping")
     + event("content_block_start", index=0, content_block={"type": "thinking", "thinking": ""})
     + event("content_block_delta", index=0, delta={"type": "thinking_delta", "thinking": "Hm, 嗯"})
@@ -89,7 +92,8 @@ def test_a_message_byte_for_byte_with_its_usage(size: int) -> None:
         out, failure = relayed(passing, *(stream[i : i + size] for i in range(0, len(stream), size)))
         assert failure is None
         assert out == stream
-        assert (passing.usage.input_tokens, passing.usage.cached_tokens, passing.usage.output_tokens) == (9, 6, 12)
+        assert (passing.usage.input_tokens, passing.usage.cached_tokens, passing.usage.output_tokens) == (9, 4, 12)
+        assert cache_writes(passing.usage) == 2
         assert passing.counted
         assert passing.done
 

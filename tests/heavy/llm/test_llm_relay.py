@@ -137,7 +137,7 @@ async def test_the_request_reaches_the_target_and_its_reply_the_client(provider:
 @pytest.mark.parametrize("kind", ["401", "404", "429", "500", "529", "spend_limit", "reset", "eof", "garbage", "error_event", "stall"])
 async def test_before_the_first_byte_another_target_takes_over(provider: Provider, kind: str, stream: bool) -> None:
     async with running(profile(faults=[bad(kind)])) as (url, simulator):
-        short = {"first_token_timeout": 0.3} if stream else {"total_timeout": 0.3}
+        short = {"first_token_timeout" if stream else "total_timeout": 1.0} if kind == "stall" else {}
         ledger = Ledger(target(provider, url, "bad", **short), target(provider, url, "good"))
         async with Relay(ledger) as relay:
             ask, call = asked(provider, stream=stream)
@@ -152,7 +152,7 @@ async def test_before_the_first_byte_another_target_takes_over(provider: Provide
 @pytest.mark.parametrize("kind", ["reset", "eof", "garbage", "error_event", "stall"])
 async def test_after_the_first_byte_a_fault_is_told_and_nothing_repeated(provider: Provider, kind: str) -> None:
     async with running(profile(faults=[bad(kind, after_tokens=2)])) as (url, simulator):
-        ledger = Ledger(target(provider, url, "bad", idle_timeout=0.3), target(provider, url, "good"))
+        ledger = Ledger(target(provider, url, "bad", **({"idle_timeout": 1.0} if kind == "stall" else {})), target(provider, url, "good"))
         async with Relay(ledger) as relay:
             kept: list[bytes] = []
             with pytest.raises(LLMCallFailed) as caught:
@@ -211,6 +211,17 @@ async def test_a_reader_that_leaves_closes_the_connection_upstream(provider: Pro
     usage = ledger.lines[-1][2]
     assert usage.input_tokens > 0
     assert (usage.output_tokens > 0) is stream
+
+
+async def test_a_reader_that_leaves_with_the_last_event_has_had_it_all(provider: Provider) -> None:
+    async with running(quick(rules=[{"text": TEXT}])) as (url, simulator):
+        ledger = Ledger(target(provider, url))
+        async with Relay(ledger) as relay, aclosing(relay.stream(*asked(provider, stream=True))) as pieces:
+            async for piece in pieces:
+                if b"[DONE]" in piece or b"message_stop" in piece:
+                    break
+        assert ledger.kinds == ["done"]
+        assert ledger.lines[-1][2].output_tokens == simulator.stats()["output_tokens"]
 
 
 async def test_a_held_socket_ends_with_the_last_event() -> None:

@@ -31,7 +31,7 @@ def models_file(folder: Path, url: str, **aliases: Any) -> str:
     of = {"openai": {"provider": "openai", "base_url": f"{url}/v1"}, "anthropic": {"provider": "anthropic", "base_url": url}}
     every = {"default": ["openai", "anthropic"], "gpt": ["openai"], "claude": ["anthropic"]}
     models = {alias: {"targets": [{**of[p], "model": "demo"} for p in names]} for alias, names in every.items()}
-    models["spare"] = {"targets": [{**of[p], "model": m, "idle_timeout": 0.3} for p in of for m in ("bad", "good")]}
+    models["spare"] = {"targets": [{**of[p], "model": m, "idle_timeout": 1.0} for p in of for m in ("bad", "good")]}
     path = folder / "models.json"
     path.write_text(json.dumps({"models": {**models, **aliases}}))
     return str(path)
