@@ -50,7 +50,7 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> FailingGateway:
     scripted = FailingGateway()
 
     @contextlib.asynccontextmanager
-    async def opened(*_: object) -> AsyncIterator[FailingGateway]:
+    async def opened(*_: object, **__: object) -> AsyncIterator[FailingGateway]:
         yield scripted
 
     monkeypatch.setattr(heavy.app, "open_gateway", opened)
