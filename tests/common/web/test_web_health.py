@@ -136,6 +136,8 @@ PATHS = {
     "/admin/api/keys/{key_id}": {"delete"},
     "/admin/api/tenants": {"get"},
     "/admin/api/tenants/{tenant}": {"put"},
+    "/admin/api/costs": {"get"},
+    "/admin/api/calls": {"get"},
     "/admin/api/purge": {"get"},
     "/api/v1/health": {"get"},
     "/livez": {"get"},
