@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import contextlib
+import sqlite3
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from heavy.jobs.stores import JobStores
@@ -14,7 +16,12 @@ from tests.standalone.test_cli_input import run
 from tests.support.tasks import end, submit
 from tests.support.turns import talk
 
-SECOND = 1 / 86_400
+LONG_AGO = 10 * 86_400.0
+OLD = (
+    "UPDATE sessions SET created_at = created_at - {0}, updated_at = updated_at - {0}",
+    "UPDATE turns SET created_at = created_at - {0}, finished_at = finished_at - {0}",
+    "UPDATE tasks SET created_at = created_at - {0}, finished_at = finished_at - {0}",
+)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -23,17 +30,33 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 async def fill(database: str) -> None:
-    """Three sessions, one of which goes on two seconds later; a task that has ended and one that has not."""
+    """Three sessions of ten days ago, one of which goes on now; a task that has ended then and one that has not."""
     stores: JobStores = await open_stores(database)
     try:
         for n in range(3):
             await talk(stores, f"t_{n}", session_id=f"s{n}")
         await submit(stores, "t_a", "t_b")
         await stores.tasks.end("acme", [end("t_a")])
-        await asyncio.sleep(2)
+        await make_old(database)
         await talk(stores, "t_9", session_id="s1")
     finally:
         await stores.aclose()
+
+
+async def make_old(database: str) -> None:
+    """All that is there was there ten days ago."""
+    statements = [statement.format(LONG_AGO) for statement in OLD]
+    if database.startswith("sqlite"):
+        with contextlib.closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as connection, connection:
+            for statement in statements:
+                connection.execute(statement)
+        return
+    server = await asyncpg.connect(database)
+    try:
+        for statement in statements:
+            await server.execute(statement)
+    finally:
+        await server.close()
 
 
 async def left(database: str) -> tuple[list[str], list[str]]:
@@ -50,13 +73,11 @@ async def left(database: str) -> tuple[list[str], list[str]]:
 
 def test_what_is_too_old_goes(database: str, tmp_path: Path) -> None:
     env = {"LOADSPLIT_DATABASE_URL": database}
-    began = time.time()
     asyncio.run(fill(database))
-    kept = run("purge", "--days", "1", cwd=tmp_path, env=env)
+    kept = run("purge", "--days", "11", cwd=tmp_path, env=env)
     assert (kept.returncode, kept.stdout) == (0, "looked at 3 sessions; erased 0 sessions, 0 turns of others, 0 records\n")
     assert asyncio.run(left(database)) == (["t_0", "t_1", "t_2", "t_9"], ["t_a", "t_b"])
-    age = str((time.time() - began - 1) * SECOND)  # between the first turns and the last one, for as long as the command takes to start
-    done = run("purge", "--days", age, "--record-days", age, cwd=tmp_path, env=env)
+    done = run("purge", "--days", "9", "--record-days", "9", cwd=tmp_path, env=env)
     assert done.stdout == "looked at 3 sessions; erased 2 sessions, 1 turns of others, 1 records\n", done
     assert asyncio.run(left(database)) == (["t_9"], ["t_b"])
 
