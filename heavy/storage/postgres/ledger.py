@@ -13,7 +13,8 @@ _TYPES = (*["text"] * 12, *["float8"] * 3, *["bigint"] * 5, *["bool"] * 3, "text
 _ARRAYS = ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(_TYPES, 1))
 _COLUMNS = ", ".join(COLUMNS)
 _ADDED = ", ".join(f"{name} = old.{name} + excluded.{name}" for name in SUMS)
-# A line may come behind the end of its session: then it does not name it.
+# A line may come behind the end of its session: then it does not name it. Each session is looked up by itself (LATERAL, LIMIT): a join that
+# was planned while there were few reads them all.
 _KNOWN = {"session_id": "s.session_id", "turn_id": "CASE WHEN e.session_id IS NULL OR s.session_id IS NOT NULL THEN e.turn_id END"}
 _VALUES = ", ".join(_KNOWN.get(name, f"e.{name}") for name in COLUMNS)
 # Sums are locked in the order of their keys, so that two writers can't lock each other out. The day travels beside the columns of a line.
@@ -21,7 +22,8 @@ RECORD = f"""
 WITH input AS (SELECT * FROM unnest({_ARRAYS}) AS e ({_COLUMNS}, day)),
 new AS (
     INSERT INTO llm_calls ({_COLUMNS})
-    SELECT {_VALUES} FROM input e LEFT JOIN sessions s ON s.tenant = e.tenant AND s.session_id = e.session_id
+    SELECT {_VALUES} FROM input e LEFT JOIN LATERAL (
+        SELECT session_id FROM sessions WHERE tenant = e.tenant AND session_id = e.session_id LIMIT 1) s ON true
     ON CONFLICT (tenant, call_id) DO NOTHING RETURNING tenant, call_id),
 days AS (
     INSERT INTO llm_days AS old ({", ".join((*DAY_KEY, *SUMS))})
