@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import struct
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator
+
+log = logging.getLogger(__name__)
 
 PREPARE = "(prepare)"
 BEFORE_LOGIN = frozenset({80877103, 80877104})  # SSLRequest, GSSENCRequest: answered with one byte
@@ -81,8 +84,8 @@ async def metered(server_port: int, port: int) -> AsyncIterator[Meter]:
             async with asyncio.TaskGroup() as both:
                 both.create_task(_there(reader, upstream_writer, connection))
                 both.create_task(_back(upstream_reader, writer, connection))
-        except* (OSError, EOFError):
-            pass  # one side has closed
+        except* (OSError, EOFError) as closed:  # by one side
+            log.debug("a connection has ended: %s", closed.exceptions)
         finally:
             writers.difference_update((writer, upstream_writer))
             writer.close()

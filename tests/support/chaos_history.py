@@ -6,6 +6,7 @@ from typing import Any
 
 from loadtests.chaos.history import Attempt, Batch, Effect, Evidence, Found, Heard, Replay, Said, Session
 from loadtests.chaos.scene import marker, message
+from loadtests.chaos.verdict.judge import judge
 
 SESSION = "own-1"
 
@@ -120,3 +121,8 @@ def session(tenant: str, messages: list[dict[str, Any]], events: list[tuple[int,
 def turn(state: str, result: dict[str, Any] | None, attempt: int = 1) -> dict[str, Any]:
     """A turn's document."""
     return {"state": state, "result": result, "error": None, "attempt": attempt, "session_id": SESSION, "started_at": 1.0}
+
+
+def rules(evidence: Evidence) -> set[str]:
+    """The rules that a history breaks."""
+    return {violation.rule for violation in judge(evidence).violations}
