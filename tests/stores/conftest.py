@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from common.hotstore.open import open_hotstore
+from common.hotstore.protocol import HotStore
 from heavy.storage.open import open_stores
 from heavy.turns.stores import Stores
 
@@ -31,5 +33,14 @@ async def stores(database_url: str) -> AsyncIterator[Stores]:
 async def other_stores(database_url: str, stores: Stores) -> AsyncIterator[Stores]:
     """A second replica on the same database."""
     opened = await open_stores(database_url)
+    yield opened
+    await opened.aclose()
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[HotStore]:
+    """A hot store of each kind."""
+    url = "memory://" if request.param == "memory" else request.getfixturevalue("redis_database")
+    opened = open_hotstore(url)
     yield opened
     await opened.aclose()

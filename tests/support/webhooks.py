@@ -7,12 +7,15 @@ from typing import Any
 
 from heavy.turns.rows import SessionEvent, SessionRow
 from heavy.turns.stores import Stores
-from heavy.turns.webhooks import DeliveryRow, DueDelivery, Receiver, Room, WebhookRow
+from heavy.turns.webhooks import DeliveryRow, DueDelivery, Receiver, Room, Verdict, WebhookRow
 from tests.support.turns import answer, talk
 
 HOLD = 30.0
 PATIENCE = 5 * 86_400.0
 CLOSED = "session.closed"
+GOOD = Verdict(True, status=204)
+LATER = Verdict(False, 60.0, 500, "the receiver answered 500")
+NEVER = Verdict(False, None, 500, "the receiver answered 500")
 _numbers = itertools.count(1)
 
 
@@ -43,3 +46,14 @@ async def due(stores: Stores, limit: int = 100, *, hold: float = HOLD, **room: A
 async def all_of(stores: Stores, tenant: str = "acme", **more: Any) -> list[DeliveryRow]:
     """All messages of a tenant, newest first."""
     return list(await stores.deliveries.of_tenant(tenant, limit=1000, **more))
+
+
+async def settle(stores: Stores, row: DeliveryRow, verdict: Verdict, patience: float = PATIENCE) -> bool:
+    """What came of an attempt; whether the store took it."""
+    return await stores.deliveries.settle(row, verdict, patience_seconds=patience)
+
+
+async def one(stores: Stores) -> DeliveryRow:
+    """The only message there is, as it is stored."""
+    (row,) = await all_of(stores)
+    return row
