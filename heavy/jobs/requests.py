@@ -71,7 +71,7 @@ def read_options(doc: Mapping[str, Any]) -> Options:
 
 
 def read_schedule(doc: Mapping[str, Any]) -> ScheduleRequest:
-    """A schedule. Raises InvalidRequest, also for a cron that never ticks."""
+    """A schedule; its query's fields stand beside `cron` or in `query`. Raises InvalidRequest, also for a cron that never ticks."""
     expression, timezone = doc.get("cron"), doc.get("timezone", "UTC")
     if type(expression) is not str:
         raise InvalidRequest("cron is required: five fields as in 0 9 * * MON-FRI", field="cron")
@@ -80,6 +80,11 @@ def read_schedule(doc: Mapping[str, Any]) -> ScheduleRequest:
     for name in ("run_at", "delay_seconds"):
         if doc.get(name) is not None:
             raise InvalidRequest(f"{name} has no place in a schedule: cron says when it runs", field=name)
+    for name in ("time_zone", "tz"):  # it would run at another time than its caller believes
+        if doc.get(name) is not None:
+            raise InvalidRequest(f"{name} is not known: the time zone goes into timezone", field=name)
+    if isinstance(doc.get("query"), Mapping):
+        doc = {**doc, **doc["query"]}
     cron = Cron(expression, timezone)
     cron.after(time.time())
     return ScheduleRequest(cron, expression, timezone, read_query(doc), read_options(doc))

@@ -33,6 +33,11 @@ async def test_made_seen_and_forgotten(desk: InProcess) -> None:
     assert (await desk.call("DELETE", f"{PATH}/{schedule['schedule_id']}"))[0] == 404
 
 
+async def test_its_query_may_stand_by_itself(desk: InProcess) -> None:
+    schedule = await made(desk, query={"message": "the news please", "session_id": "s7"})
+    assert (schedule["message"], schedule["session_id"]) == ("the news please", "s7")
+
+
 async def test_its_tick_runs_as_a_task(desk: InProcess) -> None:
     schedule = await made(desk, cron="* * * * *")
     tick = time.time() // 60 * 60
@@ -80,6 +85,9 @@ async def test_the_list_comes_in_pages(desk: InProcess) -> None:
         ({"cron": "every day"}, "cron"),
         ({"cron": 5}, "cron"),
         ({"timezone": "Mars/Olympus"}, "timezone"),
+        ({"time_zone": "Europe/Berlin"}, "time_zone"),
+        ({"tz": "Europe/Berlin"}, "tz"),
+        ({"query": {"message": 5}}, "message"),
         ({"message": 5}, "message"),
         ({"agent_id": "nobody"}, "agent_id"),
         ({"delay_seconds": 5}, "delay_seconds"),
