@@ -29,7 +29,9 @@ from heavy.routes.relay import COUNT_TOKENS, MESSAGES, Messages
 from heavy.routes.schedules import delete_schedule, get_schedule, list_schedules, patch_schedule, post_schedule
 from heavy.routes.sessions import delete_session, get_session
 from heavy.routes.state import heavy_of
+from heavy.routes.stats import get_stats
 from heavy.routes.tasks import delete_task, get_task, list_tasks, post_async, retry_task
+from heavy.routes.traces import get_trace, list_turns
 from heavy.routes.turns import cancel_turn, get_turn, stream_turn
 from heavy.routes.webhooks import (
     change_webhook,
@@ -84,6 +86,9 @@ def resource_routes(inflight: InFlight) -> list[BaseRoute]:
         Route("/admin/api/tenants/{tenant}", put_tenant, methods=["PUT"]),
         Route("/admin/api/costs", get_costs, methods=["GET"]),
         Route("/admin/api/calls", list_calls, methods=["GET"]),
+        Route("/admin/api/turns", list_turns, methods=["GET"]),
+        Route("/admin/api/turns/{turn_id}", get_trace, methods=["GET"]),
+        Route("/admin/api/stats", get_stats, methods=["GET"]),
         Route("/admin/api/purge", get_purge, methods=["GET"]),
         *watch_routes(inflight),
         Route("/", index, methods=["GET"]),

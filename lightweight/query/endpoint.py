@@ -121,9 +121,10 @@ class QueryEndpoint:
         """Answers a query by rule, or hands the request on (with `hand_on` also where a rule could answer)."""
         headers = dict(scope["headers"])
         parse_on_busy(headers.get(ON_BUSY_HEADER))  # it concerns heavy; nonsense is refused whoever answers
-        turn = Turn(tenant, new_turn_id(), query, _deadline(headers.get(b"x-loadsplit-timeout")))
+        turn = Turn(tenant, new_turn_id(), query, _deadline(headers.get(b"x-loadsplit-timeout")), began=began)
         if b"x-request-id" not in headers:  # then the turn's digits do: fresh random ones would cost a system call more
             scope.setdefault("state", {})["request_id"] = turn.turn_id[2:]
+        turn.request_id = request_id(scope)
         match = agent.matcher.match(query.message, context=query.context)
         matched = perf_counter() - began
         if match and not match.ambiguous:
