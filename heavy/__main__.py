@@ -8,6 +8,7 @@ from starlette.applications import Starlette
 
 from common.telemetry.logs import setup_logging
 from common.telemetry.metrics import Metrics
+from common.telemetry.redaction import Redaction
 from common.web.middleware import InFlight
 from common.web.server import bind, require_safe_host, serve
 from heavy.app import RulesOf, create_app, create_worker
@@ -29,7 +30,7 @@ def run_worker(settings: HeavySettings, host: str, port: int, *, insecure: bool 
 def _run(create: Callable[..., Starlette], settings: HeavySettings, host: str, port: int, insecure: bool, rules_of: RulesOf | None) -> None:
     require_safe_host(host, has_keys=settings.api_keys is not None, insecure=insecure)
     with bind(host, port) as sock:
-        setup_logging(settings.log_level)
+        setup_logging(settings.log_level, redaction=Redaction.read(settings.redact))
         inflight = InFlight()
         metrics = Metrics()
         metrics.watch_process()

@@ -27,6 +27,7 @@ from common.web.auth import KeyRing
 from common.web.background import keep, stop
 from common.web.errors import exception_handlers
 from common.web.key_news import watch_file
+from common.web.log_level import LogLevel
 from common.web.middleware import Edge, InFlight
 from common.web.server import startup_failure
 from common.workflow.load import load_all
@@ -119,6 +120,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         gates, marks = Gates(hotstore, stores.sessions), Marks(hotstore, stores.turns)
         parts = RunParts(stores, hotstore, gateway, caller, gates, learner, mcp)
         lives = Lives(stores=stores, hotstore=hotstore, owner=owner, agents=agents, parts=parts, metrics=metrics)
+        level = LogLevel(hotstore, settings.log_level)
         turns = _turns(settings, stores, hotstore, owner, agents, lives, mover, marks)
         notes = Notes(stores.sessions, hotstore, gates)
         session_reader = SessionReader(stores.sessions, hotstore, partial(_draining, given.inflight, turns))
@@ -133,7 +135,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             *(owner.keep_leases, owner.listen, taking_over.run, taking_over.listen, leaving),
             *(access.keep, quotas.keep, purse.keep, partial(watch_file, ring), partial(watch_models, models, gateway)),
             *(mover.drain, gates.pay, marks.pay, timers.run, deliverer.run, learner.work, session_reader.end_when_draining),
-            *(dispatcher.run, dispatcher.listen, settling.run, upkeep.purge, upkeep.measure, ledger.run),
+            *(dispatcher.run, dispatcher.listen, settling.run, upkeep.purge, upkeep.measure, ledger.run, level.follow),
             Scheduler(stores.schedules, dispatcher, metrics).run,
         )
         for work in background:
@@ -161,6 +163,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             access=access,
             quotas=quotas,
             metrics=metrics,
+            log_level=level,
             explain=given.explain,
         )
 

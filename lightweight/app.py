@@ -22,6 +22,7 @@ from common.web.auth import DATABASE, KeyRing
 from common.web.background import keep, stop
 from common.web.errors import exception_handlers
 from common.web.key_news import KeyNews, watch_file
+from common.web.log_level import LogLevel
 from common.web.middleware import InFlight
 from common.web.rate import RequestRate
 from common.workflow.load import load_all
@@ -33,6 +34,7 @@ from lightweight.idempotency import Idempotency
 from lightweight.matching.compile import check_pattern
 from lightweight.query.chat import ChatEndpoint
 from lightweight.query.endpoint import QueryEndpoint
+from lightweight.query.lines import turn_lines
 from lightweight.routes import Check, HotFirst, build_routes
 from lightweight.settings import LightweightSettings
 
@@ -70,6 +72,7 @@ def create_app(
         "ticket_key": settings.ticket_key,
         "metrics": metrics,
         "inflight": inflight,
+        "lines": turn_lines(settings.rule_turns_logged),
     }
     checks: dict[str, Check] = {"hotstore": store.ping, "keys": keys.check}
     if isinstance(onward, Proxy):
@@ -85,7 +88,7 @@ def create_app(
             if handoff is None:
                 opened.push_async_callback(onward.aclose)
             await news.begin()
-            for work in (news.follow, partial(watch_file, keys)):
+            for work in (news.follow, partial(watch_file, keys), LogLevel(store, settings.log_level).follow):
                 opened.push_async_callback(stop, asyncio.create_task(keep(work)))
             log.info("lightweight serves", extra={"config_hash": agents.config_hash, "handoff": onward.mode, "rules": agents.rule_count})
             yield

@@ -22,6 +22,7 @@ from common.hotstore.open import open_hotstore
 from common.settings import SettingsError
 from common.telemetry.logs import setup_logging
 from common.telemetry.metrics import Metrics
+from common.telemetry.redaction import Redaction
 from common.web.auth import KeyRing
 from common.web.errors import exception_handlers
 from common.web.middleware import Edge, InFlight
@@ -43,6 +44,7 @@ from lightweight.learned import explained
 from lightweight.matching.compile import check_pattern
 from lightweight.query.chat import ChatEndpoint
 from lightweight.query.endpoint import QueryEndpoint
+from lightweight.query.lines import turn_lines
 from lightweight.routes import HotFirst
 from standalone.demo import Demo
 
@@ -90,6 +92,7 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
     keys, rate = KeyRing.open(settings.api_keys), RequestRate(hotstore, metrics)
 
     watched: dict[str, Any] = {"metrics": metrics, "inflight": inflight, "rate": rate, "keys": keys, "ticket_key": settings.ticket_key}
+    watched["lines"] = turn_lines(settings.rule_turns_logged)
 
     def local(endpoint: ASGIApp) -> Local:
         return Local(edge.cls(Counted(endpoint), *edge.args, **edge.kwargs))
@@ -130,7 +133,7 @@ def serve(*, config: str | None, host: str, port: int, data_dir: Path | None, de
         raise SettingsError("LOADSPLIT_CONFIG: db: is not offered yet; name a workflow file, or a directory of them")
     require_safe_host(host, has_keys=settings.api_keys is not None, insecure=insecure)
     with bind(host, port) as sock:
-        setup_logging(settings.log_level)
+        setup_logging(settings.log_level, redaction=Redaction.read(settings.redact))
         inflight = InFlight()
         app = create_app(settings, inflight=inflight, demo=Demo(settings.environ) if demo else None)
 

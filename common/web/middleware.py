@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from common.errors import Overloaded
+from common.telemetry.bound import bind
 from common.telemetry.metrics import Metrics
 from common.web.asgi import ClientDisconnected, Message, Receive, Scope, Send, request_id
 from common.web.errors import as_loadsplit_error, problem_response
@@ -88,6 +89,7 @@ class Edge:
             await self._app(scope, receive, send)  # type: ignore[misc]
             return
         rid = request_id(scope)
+        bind(request_id=rid)
         began = time.perf_counter()
         status = 0
 

@@ -21,6 +21,7 @@ from heavy.routes.deliveries import get_delivery, list_deliveries, replay_delive
 from heavy.routes.events import SessionEvents, session_socket
 from heavy.routes.handoff import list_sessions, post_handoff
 from heavy.routes.learned import forget_learned, list_learned, match, propose_rules
+from heavy.routes.log_level import delete_log_level, get_log_level, put_log_level
 from heavy.routes.models import get_model, list_models
 from heavy.routes.page import asset, index
 from heavy.routes.purge import get_purge
@@ -89,6 +90,9 @@ def resource_routes(inflight: InFlight) -> list[BaseRoute]:
         Route("/admin/api/turns", list_turns, methods=["GET"]),
         Route("/admin/api/turns/{turn_id}", get_trace, methods=["GET"]),
         Route("/admin/api/stats", get_stats, methods=["GET"]),
+        Route("/admin/api/log-level", get_log_level, methods=["GET"]),
+        Route("/admin/api/log-level", put_log_level, methods=["PUT"]),
+        Route("/admin/api/log-level", delete_log_level, methods=["DELETE"]),
         Route("/admin/api/purge", get_purge, methods=["GET"]),
         *watch_routes(inflight),
         Route("/", index, methods=["GET"]),

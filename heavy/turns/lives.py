@@ -16,8 +16,9 @@ from typing import Any
 from common.errors import DeadlineExceeded, Internal, InvalidRequest, LoadsplitError
 from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
+from common.telemetry.bound import bind
 from common.telemetry.metrics import Metrics
-from heavy.turns import window
+from heavy.turns import lines, window
 from heavy.turns.agents import Agents
 from heavy.turns.log import TurnLog
 from heavy.turns.owner import OwnedTurn, TurnOwner
@@ -115,6 +116,7 @@ class Lives:
         """From the accepted row to the end of the turn, whatever happens."""
         row, started = accepted.turn, time.monotonic()
         request_id = str(row.request.get("request_id", ""))
+        bind(request_id=request_id, turn_id=row.turn_id)
         others = True
         self._metrics.turns_inflight.inc()
         try:
@@ -129,6 +131,8 @@ class Lives:
             others = await self._run(turn, run, peeked, request_id)
             if run.state in TERMINAL:
                 self._metrics.turns_total.labels(run.state).inc()
+            if run.ended is not None:
+                lines.tell(row, turn, *run.ended)
         except (LeaseLost, LeftBehind, asyncio.CancelledError) as e:
             # another node has the turn, or this one ends: the row stays as it is and the lease decides
             if turn.lost or (isinstance(e, LeaseLost) and turn.error is None):

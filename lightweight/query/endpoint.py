@@ -15,6 +15,7 @@ from common.contracts.idempotency import HEADER, REPLAYED, keyed
 from common.contracts.query import ON_BUSY_HEADER, Query, new_turn_id, parse_on_busy, parse_query
 from common.contracts.ticket import Plan, Ticket, sign
 from common.errors import DependencyUnavailable, InvalidRequest, LoadsplitError, MethodNotAllowed
+from common.telemetry.bound import bind
 from common.telemetry.metrics import Metrics
 from common.web.asgi import ClientDisconnected, Receive, Scope, Send, read_body, request_id
 from common.web.auth import KeyRing
@@ -26,6 +27,7 @@ from lightweight.answer import Answer, RuleAnswers, Turn, plan
 from lightweight.handoff import Handoff
 from lightweight.idempotency import Idempotency
 from lightweight.matching.match import Match
+from lightweight.query.lines import TurnLines
 from lightweight.replies import stream, stream_again
 
 MAX_TIMEOUT = 3600.0
@@ -57,6 +59,7 @@ class QueryEndpoint:
         ticket_key: bytes,
         metrics: Metrics,
         inflight: InFlight,
+        lines: TurnLines | None = None,
         streaming: bool = False,
         kind: str | None = None,
     ) -> None:
@@ -68,6 +71,7 @@ class QueryEndpoint:
         self._rate = rate
         self._ticket_key = ticket_key
         self._inflight = inflight
+        self._lines = lines
         self._streaming = streaming
         self._kind = kind or ("query_stream" if streaming else "query")
         self._requests = metrics.requests_total
@@ -125,6 +129,7 @@ class QueryEndpoint:
         if b"x-request-id" not in headers:  # then the turn's digits do: fresh random ones would cost a system call more
             scope.setdefault("state", {})["request_id"] = turn.turn_id[2:]
         turn.request_id = request_id(scope)
+        bind(request_id=turn.request_id, turn_id=turn.turn_id)
         match = agent.matcher.match(query.message, context=query.context)
         matched = perf_counter() - began
         if match and not match.ambiguous:
@@ -137,7 +142,9 @@ class QueryEndpoint:
         if isinstance(answer, Plan):
             await self._hand_off(scope, receive, send, body, agent, turn, answer)
             return 200
-        await reply(send, agent, turn, answer, request_id(scope), matched, began)
+        await reply(send, agent, turn, answer, turn.request_id, matched, began)
+        if self._lines is not None:
+            self._lines.tell(agent, turn, answer, matched, began)
         return 200
 
     async def _answer_once(self, agent: Agent, turn: Turn, match: Match | None, key: bytes) -> Answer | Plan | bytes:

@@ -141,6 +141,7 @@ PATHS = {
     "/admin/api/turns": {"get"},
     "/admin/api/turns/{turn_id}": {"get"},
     "/admin/api/stats": {"get"},
+    "/admin/api/log-level": {"get", "put", "delete"},
     "/admin/api/purge": {"get"},
     "/api/v1/health": {"get"},
     "/livez": {"get"},
