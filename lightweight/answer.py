@@ -38,6 +38,7 @@ class Turn:
     fingerprint: str = ""
     request_id: str = ""
     began: float = 0.0
+    traceparent: str = ""
 
     def entry(self, agent: Agent, reply: bytes, greeting: str) -> bytes:
         """What the journal keeps of it."""

@@ -18,6 +18,8 @@ from common.hotstore.open import open_hotstore
 from common.hotstore.protocol import HotStore
 from common.settings import SettingsError
 from common.telemetry.metrics import Metrics
+from common.telemetry.redaction import Redaction
+from common.telemetry.traces import open_tracing
 from common.web.auth import DATABASE, KeyRing
 from common.web.background import keep, stop
 from common.web.errors import exception_handlers
@@ -64,6 +66,7 @@ def create_app(
     store = hotstore or open_hotstore(settings.redis_url)
     caller = endpoints or HttpCaller(EgressPolicy(settings.egress_allow, agents.hosts), metrics)
     onward = handoff or (Accel() if settings.handoff == "accel" else Proxy(settings.heavy_url))
+    tracing = open_tracing(settings.environ, "lightweight", Redaction.read(settings.redact))
     answers, idempotency = RuleAnswers(store, caller, metrics), Idempotency(store)
     news = KeyNews(keys, store, settings.ticket_key, settings.data_dir, metrics)
     collaborators: dict[str, Any] = {
@@ -73,6 +76,7 @@ def create_app(
         "metrics": metrics,
         "inflight": inflight,
         "lines": turn_lines(settings.rule_turns_logged),
+        "tracing": tracing,
     }
     checks: dict[str, Check] = {"hotstore": store.ping, "keys": keys.check}
     if isinstance(onward, Proxy):
@@ -81,6 +85,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as opened:
+            opened.push_async_callback(tracing.aclose)
             if hotstore is None:
                 opened.push_async_callback(store.aclose)
             if endpoints is None:

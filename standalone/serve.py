@@ -23,6 +23,7 @@ from common.settings import SettingsError
 from common.telemetry.logs import setup_logging
 from common.telemetry.metrics import Metrics
 from common.telemetry.redaction import Redaction
+from common.telemetry.traces import open_tracing
 from common.web.auth import KeyRing
 from common.web.errors import exception_handlers
 from common.web.middleware import Edge, InFlight
@@ -85,14 +86,15 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
     metrics = Metrics()
     metrics.watch_process()
     hotstore = open_hotstore(settings.redis_url)
+    tracing = open_tracing(settings.environ, "single", Redaction.read(settings.redact))
     hosts = agents.hosts | HeavyAgents(workflows).hosts  # one caller for both tiers
     caller = HttpCaller(EgressPolicy(settings.egress_allow, hosts), metrics)
-    edge = Middleware(Edge, tier="heavy", config_hash=lambda: agents.config_hash, metrics=metrics, inflight=inflight)
+    edge = Middleware(Edge, tier="heavy", config_hash=lambda: agents.config_hash, metrics=metrics, inflight=inflight, tracing=tracing)
     answers, idempotency = RuleAnswers(hotstore, caller, metrics), Idempotency(hotstore)
     keys, rate = KeyRing.open(settings.api_keys), RequestRate(hotstore, metrics)
 
     watched: dict[str, Any] = {"metrics": metrics, "inflight": inflight, "rate": rate, "keys": keys, "ticket_key": settings.ticket_key}
-    watched["lines"] = turn_lines(settings.rule_turns_logged)
+    watched |= {"lines": turn_lines(settings.rule_turns_logged), "tracing": tracing}
 
     def local(endpoint: ASGIApp) -> Local:
         return Local(edge.cls(Counted(endpoint), *edge.args, **edge.kwargs))
@@ -108,9 +110,10 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
         with startup_failure(app):
             async with contextlib.AsyncExitStack() as stack:
                 demo_llm = await stack.enter_async_context(demo.running()) if demo else None
+                stack.push_async_callback(tracing.aclose)
                 stack.push_async_callback(hotstore.aclose)
                 await stack.enter_async_context(caller)
-                given = Given(workflows, hotstore, caller, metrics, inflight, demo_llm, explain, partial(planned, agents), keys)
+                given = Given(workflows, hotstore, caller, metrics, inflight, demo_llm, explain, partial(planned, agents), keys, tracing)
                 yield {"heavy": await stack.enter_async_context(open_heavy(settings, given))}
 
     return HotFirst(

@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from common.contracts.query import Usage, new_turn_id
+from common.telemetry.tracing import NO_SPAN, current_span
 from heavy.llm.admission import Place
 from heavy.llm.headers import pause
 from heavy.llm.legs import Ask, Books, CallRecord
 from heavy.llm.prices import cost, prices_of
+from heavy.llm.spans import span_of
 from heavy.llm.tokens import tokens_of
 from heavy.llm.types import CallUsage, LLMCallFailed, Target
 
@@ -66,6 +68,8 @@ class Counting:
 
     def call(self, record: CallRecord) -> None:
         """A call that has ended."""
+        if (span := current_span()) is not NO_SPAN:
+            span.child(**span_of(record))
         if self._books is not None:
             self._books.record(record)
         if self._metrics is None:
