@@ -31,6 +31,7 @@ from common.web.background import keep, stop
 from common.web.errors import exception_handlers
 from common.web.key_news import watch_file
 from common.web.log_level import LogLevel
+from common.web.loop_lag import LoopLag
 from common.web.middleware import Edge, InFlight
 from common.web.server import startup_failure
 from common.workflow.load import load_all
@@ -140,7 +141,8 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             *(owner.keep_leases, owner.listen, taking_over.run, taking_over.listen, leaving),
             *(access.keep, quotas.keep, purse.keep, partial(watch_file, ring), partial(watch_models, models, gateway)),
             *(mover.drain, gates.pay, marks.pay, timers.run, deliverer.run, learner.work, session_reader.end_when_draining),
-            *(dispatcher.run, dispatcher.listen, settling.run, upkeep.purge, upkeep.measure, ledger.run, level.follow),
+            *(dispatcher.run, dispatcher.listen, settling.run, upkeep.purge, upkeep.measure, ledger.run),
+            *(level.follow, LoopLag(metrics, "heavy").watch),
             Scheduler(stores.schedules, dispatcher, metrics).run,
         )
         for work in background:

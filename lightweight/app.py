@@ -25,6 +25,7 @@ from common.web.background import keep, stop
 from common.web.errors import exception_handlers
 from common.web.key_news import KeyNews, watch_file
 from common.web.log_level import LogLevel
+from common.web.loop_lag import LoopLag
 from common.web.middleware import InFlight
 from common.web.rate import RequestRate
 from common.workflow.load import load_all
@@ -93,7 +94,8 @@ def create_app(
             if handoff is None:
                 opened.push_async_callback(onward.aclose)
             await news.begin()
-            for work in (news.follow, partial(watch_file, keys), LogLevel(store, settings.log_level).follow):
+            level, lag = LogLevel(store, settings.log_level), LoopLag(metrics, "lightweight")
+            for work in (news.follow, partial(watch_file, keys), level.follow, lag.watch):
                 opened.push_async_callback(stop, asyncio.create_task(keep(work)))
             log.info("lightweight serves", extra={"config_hash": agents.config_hash, "handoff": onward.mode, "rules": agents.rule_count})
             yield

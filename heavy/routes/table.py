@@ -168,6 +168,7 @@ async def health(role: str, request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """The Prometheus page."""
     heavy = heavy_of(request.scope)
+    heavy.metrics.heavy_inflight_ratio.set(len(heavy.owner) / heavy.settings.max_inflight)
     return await pages.metrics_page(heavy.metrics)(request)
 
 
