@@ -28,6 +28,7 @@ from common.web.background import keep, stop
 from common.web.errors import exception_handlers
 from common.web.key_news import watch_file
 from common.web.middleware import Edge, InFlight
+from common.web.security_headers import SecurityHeaders
 from common.web.server import startup_failure
 from common.workflow.load import load_all
 from common.workflow.schema import Workflow
@@ -255,6 +256,7 @@ def _app(
     return Starlette(
         routes=routes,
         middleware=[
+            Middleware(SecurityHeaders),
             Middleware(Edge, tier=role, config_hash=lambda: config_hash, metrics=metrics, inflight=inflight),
             Middleware(Counted),
         ],

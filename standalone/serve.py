@@ -26,6 +26,7 @@ from common.web.auth import KeyRing
 from common.web.errors import exception_handlers
 from common.web.middleware import Edge, InFlight
 from common.web.rate import RequestRate
+from common.web.security_headers import SecurityHeaders
 from common.web.server import bind, require_safe_host, startup_failure
 from common.web.server import serve as serve_app
 from common.workflow.load import load_all
@@ -115,7 +116,7 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
         query(streaming=True),
         ChatEndpoint(agents, answers, local(HeavyChat()), idempotency, **watched, conversations=Conversations(hotstore)),
         routes=resource_routes(inflight),
-        middleware=[edge, Middleware(Counted)],
+        middleware=[Middleware(SecurityHeaders), edge, Middleware(Counted)],
         exception_handlers=exception_handlers(),
         lifespan=lifespan,
     )
