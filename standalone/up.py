@@ -25,6 +25,7 @@ from typing import Any
 import aiohttp
 
 from common.settings import CommonSettings
+from common.web.server import ADMIN_PORT
 from nginx.render import RenderSettings, write
 from standalone.children import Child, Program, StartFailed
 from standalone.demo import BUSINESS_PORT, LLM_KEYS, LLM_PORT, Listening
@@ -214,6 +215,8 @@ class _Split:
     def _role(self, role: str, index: int, first_port: int, environ: Mapping[str, str]) -> tuple[str, int, Program]:
         name, port = f"{role}-{index + 1}", free_port(first_port + index)
         command = (*self._options.command, role, "--port", str(port))
+        if admin := self._settings.environ.get(ADMIN_PORT, "").strip():  # each replica of heavy its own
+            environ = {**environ, ADMIN_PORT: str(int(admin) + index)} if admin.isdecimal() else environ
         return name, port, Program(name, command, _Answers(f"http://127.0.0.1:{port}/readyz"), environ)
 
     def _nginx_settings(self, ports: Mapping[str, int], run_dir: Path) -> RenderSettings:
