@@ -32,7 +32,7 @@ ENV PATH=/opt/loadsplit/bin:$PATH \
     PORT=8000
 WORKDIR /app
 USER 10001:10001
-EXPOSE 8000 8101 8201 8301
+EXPOSE 8000 8101 8201 8202 8301
 # PORT is only for this check: give the role's --port here too where it is not 8000.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ['PORT'] + '/livez', timeout=2)"]
