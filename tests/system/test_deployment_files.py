@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
 import re
+from asyncio.subprocess import DEVNULL
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +85,31 @@ def test_monitoring_is_a_profile_over_the_same_files_as_elsewhere(services: dict
     assert {name for name, service in services.items() if service.get("profiles") == ["monitoring"]} == {"prometheus", "grafana"}
     mounted = {v.split(":")[0] for name in ("prometheus", "grafana") for v in services[name]["volumes"] if v.startswith("./")}
     assert mounted == {"./deploy/prometheus", "./deploy/grafana/provisioning", "./deploy/grafana/dashboards"}
+
+
+async def test_the_images_check_asks_livez() -> None:
+    said, asked = b"HTTP/1.1 200 OK\r\n\r\nok\n", []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
+        writer.write(said)
+        writer.close()
+
+    (check,) = re.findall(r"HEALTHCHECK .*\\\n +CMD (\[.*\])\n", (ROOT / "Dockerfile").read_text())
+
+    async def exit_code(port: int) -> int:
+        process = await asyncio.create_subprocess_exec(
+            *json.loads(check), env={"PATH": os.environ["PATH"], "PORT": str(port)}, stderr=DEVNULL
+        )
+        return await process.wait()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        assert await exit_code(port) == 0
+        said = b"HTTP/1.1 503 Service Unavailable\r\n\r\n"
+        assert await exit_code(port) != 0
+    assert asked == [b"GET /livez HTTP/1.0\r\n"] * 2
+    assert await exit_code(port) != 0, "nobody listens"
 
 
 def test_the_image_holds_every_package_and_runs_as_nobody_special() -> None:
