@@ -33,6 +33,7 @@ from common.web.key_news import watch_file
 from common.web.log_level import LogLevel
 from common.web.loop_lag import LoopLag
 from common.web.middleware import Edge, InFlight
+from common.web.security_headers import SecurityHeaders
 from common.web.server import startup_failure
 from common.workflow.load import load_all
 from common.workflow.schema import Workflow
@@ -268,6 +269,7 @@ def _app(
     return Starlette(
         routes=routes,
         middleware=[
+            Middleware(SecurityHeaders),
             Middleware(Edge, tier=role, config_hash=lambda: config_hash, metrics=metrics, inflight=inflight, tracing=tracing),
             Middleware(Counted),
         ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import logging
 import sys
 
@@ -34,15 +33,7 @@ def run(settings: LightweightSettings, host: str, port: int, *, insecure: bool =
                 "LOADSPLIT_REDIS_URL is not set: this process shares neither session states nor rule-answered turns with the heavy tier"
             )
         metrics.watch_process()
-        spare_the_collector()
         serve(app, sock, drain_seconds=settings.drain_seconds, on_drain=inflight.drain, on_ready=lambda: None)
-
-
-def spare_the_collector() -> None:
-    """Compiled agents live as long as the process, and requests leave no cycles: looking for garbage every 700 objects cost a tenth."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -28,7 +28,8 @@ from common.web.auth import KeyRing
 from common.web.errors import exception_handlers
 from common.web.middleware import Edge, InFlight
 from common.web.rate import RequestRate
-from common.web.server import bind, require_safe_host, startup_failure
+from common.web.security_headers import SecurityHeaders
+from common.web.server import bind, bind_admin, require_safe_host, startup_failure
 from common.web.server import serve as serve_app
 from common.workflow.load import load_all
 from heavy.app import Given, open_heavy
@@ -121,7 +122,7 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
         query(streaming=True),
         ChatEndpoint(agents, answers, local(HeavyChat()), idempotency, **watched, conversations=Conversations(hotstore)),
         routes=resource_routes(inflight),
-        middleware=[edge, Middleware(Counted)],
+        middleware=[Middleware(SecurityHeaders), edge, Middleware(Counted)],
         exception_handlers=exception_handlers(),
         lifespan=lifespan,
     )
@@ -135,19 +136,23 @@ def serve(*, config: str | None, host: str, port: int, data_dir: Path | None, de
     if settings.config.startswith("db:"):
         raise SettingsError("LOADSPLIT_CONFIG: db: is not offered yet; name a workflow file, or a directory of them")
     require_safe_host(host, has_keys=settings.api_keys is not None, insecure=insecure)
-    with bind(host, port) as sock:
+    with bind(host, port) as sock, bind_admin(host, settings.admin_port, port) as admin:
         setup_logging(settings.log_level, redaction=Redaction.read(settings.redact))
         inflight = InFlight()
         app = create_app(settings, inflight=inflight, demo=Demo(settings.environ) if demo else None)
 
-        serve_app(app, sock, drain_seconds=settings.drain_seconds, on_drain=inflight.drain, on_ready=lambda: _announce(host, port))
+        def ready() -> None:
+            _announce(host, port, settings.admin_port or port)
+
+        serve_app(app, sock, drain_seconds=settings.drain_seconds, on_drain=inflight.drain, on_ready=ready, admin=admin)
 
 
-def _announce(host: str, port: int) -> None:
+def _announce(host: str, port: int, admin_port: int) -> None:
     base = f"http://{host}:{port}"
     body = '{"message": "where is order A1001?", "session_id": "me"}'
     lines = [
         f"loadsplit serves {base}   (chat page; API description at /docs)",
+        f"operators: http://{host}:{admin_port}/admin and /metrics",
         "try:",
         f"  curl -s {base}/api/v1/query -H 'content-type: application/json' -d '{body}'",
         f"  loadsplit chat --url {base}",

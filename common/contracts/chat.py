@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from common.contracts.form import read_form
 from common.contracts.query import MAX_MESSAGE_BYTES, Query, Scalar, check_id, parse_object, read_query
 from common.errors import InvalidRequest, PayloadTooLarge
 
@@ -47,7 +48,7 @@ Said = tuple[str, str]
 @dataclass(frozen=True, slots=True)
 class Chat:
     """A request to an agent. `history` is what came before the last user message, without system messages and without what says nothing;
-    `session_id` is None where the conversation itself must tell the session."""
+    `session_id` is None where the conversation itself must tell the session; `form` is the JSON Schema that the answer must fit."""
 
     model: str
     message: str
@@ -57,10 +58,11 @@ class Chat:
     context: Mapping[str, Scalar] = field(default_factory=dict)
     stream: bool = False
     include_usage: bool = False
+    form: Mapping[str, Any] | None = None
 
     def query(self, session_id: str) -> Query:
         """The same as a query of that session."""
-        return Query(self.message, session_id, self.user_id, self.model, self.context)
+        return Query(self.message, session_id, self.user_id, self.model, self.context, self.form)
 
 
 def asked_model(body: bytes) -> str | None:
@@ -87,6 +89,7 @@ def parse_chat(body: bytes) -> Chat:
     if type(model) is not str or not model:
         raise InvalidRequest("model is required: the id of an agent, or models/<alias>; GET /v1/models lists them", field="model")
     _refuse(doc)
+    form = read_form(doc.get("response_format"))
     *earlier, last = _talk(doc.get("messages"))
     stream = _flag(doc, "stream")
     options = doc.get("stream_options")
@@ -101,7 +104,7 @@ def parse_chat(body: bytes) -> Chat:
     session_id = _session(context.pop("session_id", None), user)
     # what a query allows, a message here does, too
     read_query({"message": last[1], "session_id": session_id or "chat", "context": context})
-    return Chat(model, last[1], earlier, session_id, user, context, stream, bool(options and _flag(options, "include_usage")))
+    return Chat(model, last[1], earlier, session_id, user, context, stream, bool(options and _flag(options, "include_usage")), form)
 
 
 def new_session(unique: str) -> str:
@@ -143,11 +146,6 @@ def _refuse(doc: Mapping[str, Any]) -> None:
         raise InvalidRequest(f"tool_choice is not supported for agents: {OWN_TOOLS}", field="tool_choice")
     if doc.get("modalities") not in (None, [], ["text"]):
         raise InvalidRequest("modalities must be text: agents answer in text", field="modalities")
-    form = doc.get("response_format")
-    if form is not None and (type(form) is not dict or form.get("type") != "text"):
-        raise InvalidRequest(
-            "response_format must be of type text: agents answer in words; models/<alias> takes json_schema", field="response_format"
-        )
 
 
 def _flag(doc: Mapping[str, Any], name: str) -> bool:

@@ -16,9 +16,15 @@ from common.errors import LoadsplitError
 DONE = b"data: [DONE]\n\n"
 
 
-def completion(reply: Mapping[str, Any], model: str) -> bytes:
+def refused(reply: Mapping[str, Any], *, formed: bool) -> bool:
+    """Whether an answer that was asked for as data (`formed`) is words instead: a human has the session, or it is closed."""
+    return formed and reply["status"] != "success"
+
+
+def completion(reply: Mapping[str, Any], model: str, *, formed: bool = False) -> bytes:
     """The chat.completion of a /query reply."""
-    message = {"role": "assistant", "content": reply["message"], "refusal": None}
+    said, other = ("refusal", "content") if refused(reply, formed=formed) else ("content", "refusal")
+    message = {"role": "assistant", said: reply["message"], other: None}
     return orjson.dumps(
         {
             "id": f"chatcmpl-{reply['turn_id']}",
@@ -51,6 +57,10 @@ class Chunks:
     def text(self, piece: bytes) -> bytes:
         """A piece of the answer; `piece` is a JSON string."""
         return self._before + b'{"index":0,"delta":{"content":' + piece + self._after
+
+    def refusal(self, piece: bytes) -> bytes:
+        """Words where data was asked for; `piece` is a JSON string."""
+        return self._before + b'{"index":0,"delta":{"refusal":' + piece + self._after
 
     def closing(self, reply: Mapping[str, Any]) -> bytes:
         """The last chunk, the usage where it was asked for, and [DONE]."""

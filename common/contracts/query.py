@@ -36,17 +36,20 @@ _NO_CONTEXT: Mapping[str, Scalar] = {}
 
 @dataclass(slots=True)  # not frozen: that doubles the time to make one
 class Query:
-    """One message of one session. `context` holds template variables that no LLM ever sees."""
+    """One message of one session. `context` holds template variables that no LLM ever sees. `form` is the JSON Schema that the answer
+    must fit, None for words."""
 
     message: str
     session_id: str
     user_id: str | None = None
     agent_id: str | None = None
     context: Mapping[str, Scalar] = field(default_factory=dict)
+    form: Mapping[str, Any] | None = None
 
     def as_asked(self) -> list[Any]:
         """What makes two requests the same, for an Idempotency-Key."""
-        return [self.message, self.session_id, self.user_id, self.agent_id, dict(self.context)]
+        asked = [self.message, self.session_id, self.user_id, self.agent_id, dict(self.context)]
+        return asked if self.form is None else [*asked, self.form]
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,9 +48,9 @@ class Arguments:
 
     def __init__(self, name: str, schema: Mapping[str, Any]) -> None:
         self._defaults = {n: p["default"] for n, p in (schema.get("properties") or {}).items() if isinstance(p, Mapping) and "default" in p}
-        _refuse_remote(schema, name)
+        refuse_remote(schema, name)
         try:
-            self._validator = jsonschema_rs.validator_for(dict(schema), retriever=_never)
+            self._validator = jsonschema_rs.validator_for(dict(schema), retriever=never_fetched)
         except ValueError as e:
             # old files state parameters loosely; such a tool still works, its arguments are just not checked
             _log.warning("tool %s: its parameters are no valid JSON Schema, arguments are not checked: %s", name, str(e).splitlines()[0])
@@ -65,28 +65,31 @@ class Arguments:
         if not isinstance(value, dict):
             raise ValueError("the arguments must be a JSON object")
         value = {**self._defaults, **value}
-        problems = [_sentence(e) for e in self._validator.iter_errors(value)]
+        problems = [sentence(e) for e in self._validator.iter_errors(value)]
         if problems:
             raise ValueError("the arguments do not fit the schema: " + "; ".join(problems[:5]))
         return value
 
 
-def _sentence(error: jsonschema_rs.ValidationError) -> str:
+def sentence(error: jsonschema_rs.ValidationError) -> str:
+    """Where and why a value does not fit, for the model that wrote it."""
     where = ".".join(str(p) for p in error.instance_path)
     return f"{where}: {error.message[:300]}" if where else str(error.message)[:300]
 
 
-def _never(uri: str) -> Any:
+def never_fetched(uri: str) -> Any:
+    """What a schema refers to elsewhere is not fetched: raises ValueError."""
     raise ValueError(f"references are not fetched: {uri}")
 
 
-def _refuse_remote(node: Any, name: str) -> None:
+def refuse_remote(node: Any, name: str) -> None:
+    """Raises ConfigInvalid for a schema that refers to another document."""
     if isinstance(node, Mapping):
         ref = node.get("$ref")
         if isinstance(ref, str) and not ref.startswith("#"):
             raise ConfigInvalid(f"tool {name}: its parameters refer to {ref[:100]!r}; only references inside the schema (#/…) are taken")
         for value in node.values():
-            _refuse_remote(value, name)
+            refuse_remote(value, name)
     elif isinstance(node, list | tuple):
         for value in node:
-            _refuse_remote(value, name)
+            refuse_remote(value, name)

@@ -10,7 +10,7 @@ import orjson
 
 from common.contracts import ticket as tickets
 from common.contracts.chat import BODY_LIMIT, Chat, asked_model, new_session, parse_chat, session_of_key
-from common.contracts.completions import Chunks, completion, error_chunk
+from common.contracts.completions import Chunks, completion, error_chunk, refused
 from common.contracts.events import AWAITING_APPROVAL, event_type
 from common.contracts.idempotency import HEADER, keyed
 from common.contracts.llm_errors import ModelNotFound
@@ -19,6 +19,7 @@ from common.errors import LoadsplitError
 from common.hotstore.conversations import Conversations
 from common.web.asgi import Headers, Receive, Scope, Send, header, read_body, request_id, send_json
 from common.web.sse import CUT, SSEWriter
+from heavy.agent.form import Form
 from heavy.routes.query import EndedWith, TurnCancelled, accept, admit, outcome_of, pauses, replayed
 from heavy.routes.relay import relay_openai
 from heavy.routes.state import Heavy, caller_of, heavy_of
@@ -44,6 +45,8 @@ class ChatEndpoint:
         chat = parse_chat(body)
         if not heavy.agents.serves(chat.model):
             raise ModelNotFound(chat.model)
+        if chat.form is not None:
+            Form(chat.form)  # raises
         cancels = chat.stream and cancels_on_disconnect(scope)
         query = chat.query(await _session(heavy, scope, chat))
         admission = await admit(heavy, scope, query)
@@ -56,7 +59,7 @@ class ChatEndpoint:
             submitted = await accept(heavy, scope, query, admission, streaming=False)
             reply = orjson.loads(await outcome_of(heavy, admission.tenant, submitted))
             await talk.keep(reply["session_id"], reply["message"])
-            await send_json(send, 200, completion(reply, chat.model), replayed(submitted))
+            await send_json(send, 200, completion(reply, chat.model, formed=chat.form is not None), replayed(submitted))
             return
         async with heavy.quotas.stream(admission.tenant):
             submitted = await accept(heavy, scope, query, admission, streaming=True)
@@ -137,13 +140,18 @@ async def _chunks(talk: _Talk, submitted: Submitted, rid: str) -> AsyncGenerator
             for line in lines:
                 if line.startswith(_TEXT):
                     said.append(line[len(_TEXT) : -2])
+                    if chat.form is not None:  # whether it is data is known at the end
+                        continue
                     out.append(chunks.text(said[-1]))
                     continue
                 reply = await _reply(talk, turn_id, line)
                 if reply is None:
                     continue
                 text = "".join(map(orjson.loads, said))
-                if reply["message"] != text:  # what a person is asked comes behind what was said
+                if chat.form is not None:
+                    said_as = chunks.refusal if refused(reply, formed=True) else chunks.text
+                    out.append(said_as(orjson.dumps(reply["message"])))
+                elif reply["message"] != text:  # what a person is asked comes behind what was said
                     out.append(chunks.text(orjson.dumps(reply["message"].removeprefix(text))))
                 await talk.keep(reply["session_id"], reply["message"])
                 yield waiting + b"".join(out) + chunks.closing(reply)

@@ -124,7 +124,7 @@ class Turns:
         session = await self._stores.sessions.get(tenant, query.session_id)
         if session is not None and session.status == "transferred":
             return False
-        return asks_model(self._agents.choose(query.agent_id), session, plan)
+        return query.form is not None or asks_model(self._agents.choose(query.agent_id), session, plan)
 
     async def run_task(
         self, query: Query, *, tenant: str, turn_id: str, plan: Plan | None, max_attempts: int, request_id: str, traceparent: str = ""
@@ -265,7 +265,7 @@ def _new_turn(
         user_id=query.user_id,
         config_hash=agent.workflow.config_hash,
         user_message=query.message,
-        request={"message": query.message, "user_id": query.user_id, "context": dict(query.context), **request},
+        request={"message": query.message, "user_id": query.user_id, "context": dict(query.context), **request, **_form(query)},
         plan=asdict(plan) if plan else None,
         when_busy="enqueue" if on_busy == "interrupt" else on_busy,
     )
@@ -274,6 +274,10 @@ def _new_turn(
 def _traced(traceparent: str) -> dict[str, str]:
     """What makes later attempts, on whichever node, part of the request's trace."""
     return {"traceparent": traceparent} if traceparent else {}
+
+
+def _form(query: Query) -> dict[str, Any]:
+    return {} if query.form is None else {"form": query.form}
 
 
 def _busy(agent: CompiledWorkflow) -> dict[str, str]:

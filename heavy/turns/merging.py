@@ -20,4 +20,6 @@ def join(before: TurnRow, new: NewTurn) -> tuple[dict[str, Any], Mapping[str, An
         "deadline": None if None in deadlines else max(d for d in deadlines if d is not None),
         "streaming": bool(old.get("streaming") or more.get("streaming")),
     }
+    if "form" in more:  # both readers get one answer: it is in the form that was asked for last
+        request["form"] = more["form"]
     return request, new.plan if new.plan == before.plan else None

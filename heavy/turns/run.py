@@ -41,6 +41,7 @@ from heavy.turns import approval, window
 from heavy.turns.aftermath import aftermath, patched
 from heavy.turns.decide import Decision, asks_model, decide
 from heavy.turns.doubt import doubtful
+from heavy.turns.formed import tell_formed
 from heavy.turns.gates import Gates
 from heavy.turns.learning import Learner
 from heavy.turns.notes import tell
@@ -90,6 +91,7 @@ class Run:
         self._plan = Plan(**row.plan) if row.plan else None
         self._message: str = row.request["message"]
         self._timer: Mapping[str, Any] | None = row.request.get("timer")
+        self._form: Mapping[str, Any] | None = row.request.get("form")
         self._greeting = gate.greeting_hash(agent.workflow.greeting)
         self._history: list[Message] = []
         self._transcript: list[Message] = [Message("user", self._message)] if self._message else []
@@ -120,7 +122,7 @@ class Run:
             decision = await self._decide()
             if decision.kind != "router":
                 self._open(decision.route)
-            result = await self._act(decision, knowledge=knowledge)
+            result = await self._act(decision, knowledge=knowledge, aloud=self._form is None)
         others = await self._end(self._route or decision.route, result)
         if parts.learner is not None and self.state == "done":
             parts.learner.observe(self._agent, row, decision, self._usage, [*self._transcript, *result.messages])
@@ -285,6 +287,8 @@ class Run:
         self._usage.add(result.usage)
         if result.reason == "awaiting_approval":
             return await self._pause(route, result)
+        if self._form is not None:
+            await tell_formed(self._form, self._told, self._context(), result, self._usage)
         reply = self._reply(route, self._told.text, result.status)
         return await self._finish("done", reply=reply, result=result, event=Event("complete", reply))
 
@@ -389,7 +393,7 @@ class Run:
     def _needs_greeting(self) -> bool:
         """A closed session that a message opens again is greeted like a new one."""
         greeted = self._session.greeting == self._greeting and self._session.status != "closed"
-        return bool(self._greeting) and not greeted and not self._told.text
+        return bool(self._greeting) and self._form is None and not greeted and not self._told.text
 
 
 def _json(reply: Reply) -> dict[str, Any]:

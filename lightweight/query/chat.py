@@ -46,7 +46,9 @@ class ChatEndpoint(QueryEndpoint):
         session_id, known = await self._session(scope, caller.tenant, chat)
         reply = partial(self._reply_chat, chat)
         query = chat.query(session_id)
-        return await self._decide(scope, receive, send, body, caller.tenant, agent, query, began, reply, hand_on=not known)
+        return await self._decide(
+            scope, receive, send, body, caller.tenant, agent, query, began, reply, hand_on=not known or chat.form is not None
+        )
 
     async def _session(self, scope: Scope, tenant: str, chat: Chat) -> tuple[str, bool]:
         """The session of a request, and whether all that was said before is in it: heavy stores what is not."""

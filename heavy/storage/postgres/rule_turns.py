@@ -14,7 +14,8 @@ from heavy.turns.rows import ArmTimer
 from heavy.turns.stores import DatabaseUnavailable
 
 # Arrays in the order of rows.RULE_COLUMNS, then $15 agents with a timer, and their timers' $16 kinds, $17 ids, $18 positions, $19 delays.
-# Sessions are locked in key order, so two movers can't lock each other out.
+# Sessions are locked in key order, so two movers can't lock each other out. Each turn is looked up by itself (LATERAL, LIMIT): a join that
+# was planned while there were few reads them all.
 RECORD = f"""
 WITH input AS (
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
@@ -24,7 +25,9 @@ WITH input AS (
 new AS (
     SELECT e.*, row_number() OVER (PARTITION BY tenant, session_id ORDER BY ord) AS n,
         count(*) OVER (PARTITION BY tenant, session_id) AS total
-    FROM input e WHERE NOT EXISTS (SELECT 1 FROM turns t WHERE t.tenant = e.tenant AND t.turn_id = e.turn_id)),
+    FROM input e LEFT JOIN LATERAL (
+        SELECT true AS here FROM turns WHERE tenant = e.tenant AND turn_id = e.turn_id LIMIT 1) known ON true
+    WHERE known.here IS NULL),
 s AS (
     INSERT INTO sessions AS old (tenant, session_id, agent_id, user_id, status, config_hash, greeting, turn_seq, active, message_count,
         created_at, updated_at, transferred_at)

@@ -191,7 +191,7 @@ s AS (
         message_count = message_count + $9 - t.asked + cardinality($10::text[]),
         llm_calls = llm_calls + $4, input_tokens = input_tokens + $5, cached_tokens = cached_tokens + $6,
         output_tokens = output_tokens + $7, cost_usd = cost_usd + $8
-    FROM clock, t WHERE s.tenant = $1 AND s.session_id = t.session_id RETURNING s.*){more}
+    FROM clock, t WHERE s.tenant = $1 AND s.session_id = (SELECT session_id FROM t) RETURNING s.*){more}
 SELECT * FROM s
 """
 
@@ -221,7 +221,7 @@ t AS (
 {_MESSAGES.strip()},
 s AS (
     UPDATE sessions s SET active = active - 1, updated_at = now, event_seq = event_seq + cardinality($13::text[])
-    FROM clock, t WHERE s.tenant = $1 AND s.session_id = t.session_id RETURNING s.*),
+    FROM clock, t WHERE s.tenant = $1 AND s.session_id = (SELECT session_id FROM t) RETURNING s.*),
 {append_events(13).strip()}
 SELECT * FROM s
 """
@@ -236,7 +236,7 @@ t AS (
 {_MESSAGES.strip()},
 s AS (
     UPDATE sessions s SET active = active - 1, updated_at = now
-    FROM clock, t WHERE s.tenant = $1 AND s.session_id = t.session_id RETURNING s.*)
+    FROM clock, t WHERE s.tenant = $1 AND s.session_id = (SELECT session_id FROM t) RETURNING s.*)
 SELECT * FROM s
 """
 
@@ -247,7 +247,7 @@ t AS (
     UPDATE turns SET state = 'waiting', owner = $3, lease_until = now + $4
     FROM clock WHERE tenant = $1 AND turn_id = $2 AND state = 'accepted' AND not_before <= now + 1 RETURNING turns.*)
 UPDATE sessions s SET active = active + 1, updated_at = now
-FROM clock, t WHERE s.tenant = t.tenant AND s.session_id = t.session_id RETURNING s.*
+FROM clock, t WHERE s.tenant = $1 AND s.session_id = (SELECT session_id FROM t) RETURNING s.*
 """
 REOPENED = """
 SELECT s.* FROM sessions s JOIN turns t USING (tenant, session_id)
@@ -265,7 +265,7 @@ t AS (
     FROM clock WHERE tenant = $1 AND turn_id = $2 AND state = 'awaiting_approval' AND approval = $3 RETURNING turns.*),
 s AS (
     UPDATE sessions s SET active = active + $5::int, updated_at = now, event_seq = event_seq + cardinality($8::text[])
-    FROM clock, t WHERE s.tenant = $1 AND s.session_id = t.session_id RETURNING s.*),
+    FROM clock, t WHERE s.tenant = $1 AND s.session_id = (SELECT session_id FROM t) RETURNING s.*),
 {append_events(8).strip()}
 SELECT * FROM t
 """
@@ -294,7 +294,7 @@ s AS (
         llm_calls = s.llm_calls + t.llm_calls, input_tokens = s.input_tokens + t.input_tokens,
         cached_tokens = s.cached_tokens + t.cached_tokens, output_tokens = s.output_tokens + t.output_tokens,
         cost_usd = s.cost_usd + t.cost_usd
-    FROM clock, t WHERE t.state = 'cancelled' AND s.tenant = t.tenant AND s.session_id = t.session_id)
+    FROM clock, t WHERE t.state = 'cancelled' AND s.tenant = $1 AND s.session_id = (SELECT session_id FROM t))
 SELECT * FROM t
 """
 
