@@ -1,6 +1,6 @@
 # One image for every role; the role is the command:
 #   docker run loadsplit lightweight --host 0.0.0.0 --port 8101
-# Dependencies come first, so that a change of our own code does not install them again; with every extra that a server may use (`load` is Locust).
+# Dependencies come first, so that a change of our own code does not install them again; with every extra but `load`, which is Locust.
 FROM python:3.13-slim AS build
 WORKDIR /src
 COPY pyproject.toml ./
