@@ -8,6 +8,7 @@ from starlette.applications import Starlette
 
 from common.telemetry.logs import setup_logging
 from common.telemetry.metrics import Metrics
+from common.telemetry.redaction import Redaction
 from common.web.middleware import InFlight
 from common.web.server import bind, bind_admin, require_safe_host, serve
 from heavy.app import RulesOf, create_app, create_worker
@@ -37,7 +38,7 @@ def _run(
 ) -> None:
     require_safe_host(host, has_keys=settings.api_keys is not None, insecure=insecure)
     with bind(host, port) as sock, bind_admin(host, admin_port, port) as admin:
-        setup_logging(settings.log_level)
+        setup_logging(settings.log_level, redaction=Redaction.read(settings.redact))
         inflight = InFlight()
         metrics = Metrics()
         metrics.watch_process()

@@ -22,6 +22,8 @@ from common.hotstore.open import open_hotstore
 from common.settings import SettingsError
 from common.telemetry.logs import setup_logging
 from common.telemetry.metrics import Metrics
+from common.telemetry.redaction import Redaction
+from common.telemetry.traces import open_tracing
 from common.web.auth import KeyRing
 from common.web.errors import exception_handlers
 from common.web.middleware import Edge, InFlight
@@ -44,6 +46,7 @@ from lightweight.learned import explained
 from lightweight.matching.compile import check_pattern
 from lightweight.query.chat import ChatEndpoint
 from lightweight.query.endpoint import QueryEndpoint
+from lightweight.query.lines import turn_lines
 from lightweight.routes import HotFirst
 from standalone.demo import Demo
 
@@ -84,13 +87,15 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
     metrics = Metrics()
     metrics.watch_process()
     hotstore = open_hotstore(settings.redis_url)
+    tracing = open_tracing(settings.environ, "single", Redaction.read(settings.redact))
     hosts = agents.hosts | HeavyAgents(workflows).hosts  # one caller for both tiers
     caller = HttpCaller(EgressPolicy(settings.egress_allow, hosts), metrics)
-    edge = Middleware(Edge, tier="heavy", config_hash=lambda: agents.config_hash, metrics=metrics, inflight=inflight)
+    edge = Middleware(Edge, tier="heavy", config_hash=lambda: agents.config_hash, metrics=metrics, inflight=inflight, tracing=tracing)
     answers, idempotency = RuleAnswers(hotstore, caller, metrics), Idempotency(hotstore)
     keys, rate = KeyRing.open(settings.api_keys), RequestRate(hotstore, metrics)
 
     watched: dict[str, Any] = {"metrics": metrics, "inflight": inflight, "rate": rate, "keys": keys, "ticket_key": settings.ticket_key}
+    watched |= {"lines": turn_lines(settings.rule_turns_logged), "tracing": tracing}
 
     def local(endpoint: ASGIApp) -> Local:
         return Local(edge.cls(Counted(endpoint), *edge.args, **edge.kwargs))
@@ -106,9 +111,10 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
         with startup_failure(app):
             async with contextlib.AsyncExitStack() as stack:
                 demo_llm = await stack.enter_async_context(demo.running()) if demo else None
+                stack.push_async_callback(tracing.aclose)
                 stack.push_async_callback(hotstore.aclose)
                 await stack.enter_async_context(caller)
-                given = Given(workflows, hotstore, caller, metrics, inflight, demo_llm, explain, partial(planned, agents), keys)
+                given = Given(workflows, hotstore, caller, metrics, inflight, demo_llm, explain, partial(planned, agents), keys, tracing)
                 yield {"heavy": await stack.enter_async_context(open_heavy(settings, given))}
 
     return HotFirst(
@@ -131,7 +137,7 @@ def serve(*, config: str | None, host: str, port: int, data_dir: Path | None, de
         raise SettingsError("LOADSPLIT_CONFIG: db: is not offered yet; name a workflow file, or a directory of them")
     require_safe_host(host, has_keys=settings.api_keys is not None, insecure=insecure)
     with bind(host, port) as sock, bind_admin(host, settings.admin_port, port) as admin:
-        setup_logging(settings.log_level)
+        setup_logging(settings.log_level, redaction=Redaction.read(settings.redact))
         inflight = InFlight()
         app = create_app(settings, inflight=inflight, demo=Demo(settings.environ) if demo else None)
 

@@ -16,8 +16,10 @@ from typing import Any
 from common.errors import DeadlineExceeded, Internal, InvalidRequest, LoadsplitError
 from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
+from common.telemetry.bound import bind
 from common.telemetry.metrics import Metrics
-from heavy.turns import window
+from common.telemetry.tracing import NO_TRACING, Tracing
+from heavy.turns import lines, window
 from heavy.turns.agents import Agents
 from heavy.turns.log import TurnLog
 from heavy.turns.owner import OwnedTurn, TurnOwner
@@ -36,13 +38,24 @@ log = logging.getLogger(__name__)
 class Lives:
     """Starts turns and sees them through. `heavy.app` wires the collaborators."""
 
-    def __init__(self, *, stores: Stores, hotstore: HotStore, owner: TurnOwner, agents: Agents, parts: RunParts, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        *,
+        stores: Stores,
+        hotstore: HotStore,
+        owner: TurnOwner,
+        agents: Agents,
+        parts: RunParts,
+        metrics: Metrics,
+        tracing: Tracing = NO_TRACING,
+    ) -> None:
         self._stores = stores
         self._hotstore = hotstore
         self._owner = owner
         self._agents = agents
         self._parts = parts
         self._metrics = metrics
+        self._tracing = tracing
         self._tasks: set[asyncio.Task[None]] = set()
         self._leaving: asyncio.Task[None] | None = None
 
@@ -115,6 +128,8 @@ class Lives:
         """From the accepted row to the end of the turn, whatever happens."""
         row, started = accepted.turn, time.monotonic()
         request_id = str(row.request.get("request_id", ""))
+        bind(request_id=request_id, turn_id=row.turn_id)
+        span = lines.begin_span(self._tracing, row)
         others = True
         self._metrics.turns_inflight.inc()
         try:
@@ -129,6 +144,8 @@ class Lives:
             others = await self._run(turn, run, peeked, request_id)
             if run.state in TERMINAL:
                 self._metrics.turns_total.labels(run.state).inc()
+            if run.ended is not None:
+                lines.tell(row, turn, *run.ended)
         except (LeaseLost, LeftBehind, asyncio.CancelledError) as e:
             # another node has the turn, or this one ends: the row stays as it is and the lease decides
             if turn.lost or (isinstance(e, LeaseLost) and turn.error is None):
@@ -138,6 +155,7 @@ class Lives:
             log.error("turn %s could not be committed: %s", turn.turn_id, e.detail)
             turn.error = e
         finally:
+            span.end(error="not_ended" if turn.error else None)
             turn.events.abandon()  # however it came here: readers never wait for a turn that has no run
             self._metrics.turns_inflight.dec()
             self._metrics.turn_seconds.observe(time.monotonic() - started)

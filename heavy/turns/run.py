@@ -78,6 +78,7 @@ class Run:
 
     def __init__(self, parts: RunParts, agent: CompiledWorkflow, session: SessionRow, row: TurnRow, turn: OwnedTurn) -> None:
         self.state: TurnState = "done"
+        self.ended: tuple[Finish, float] | None = None  # how, and the database's time of it
         self.deadline: float | None = row.request.get("deadline")
         self.agent_id = row.agent_id
         self._parts = parts
@@ -345,7 +346,7 @@ class Run:
         greeting = self._greeting if self._told.text or session.greeting == self._greeting else session.greeting
         after = await self._parts.stores.turns.finish(
             self._fence,
-            Finish(
+            end := Finish(
                 state=state,
                 first_idx=len(self._transcript),
                 messages=result.messages,
@@ -362,6 +363,7 @@ class Run:
                 timers=then.timers,
             ),
         )
+        self.ended = (end, after.updated_at)
         self._turn.events.committed = True
         await self._warm(after, [*self._history, *self._transcript, *result.messages])
         if then.events:
