@@ -143,6 +143,12 @@ def test_a_wrong_environment_is_told(env: dict[str, str], says: str) -> None:
         open_tracing({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", **env}, "heavy")
 
 
+def test_a_missing_extra_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.telemetry.traces._installed", lambda: False)
+    with pytest.raises(SettingsError, match=r"traces need the extra `otel`: pip install 'loadsplit\[otel\]'"):
+        open_tracing({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}, "heavy")
+
+
 @pytest.mark.parametrize("value", [None, b"", b"x", PARENT.upper(), PARENT.replace(RID[::-1], "0" * 32), PARENT + "-more", 5])
 def test_what_is_no_parent(value: object) -> None:
     assert checked_parent(value) == ""
