@@ -198,16 +198,22 @@ def test_a_task_and_its_webhook_are_in_the_trace(shop: Shop) -> None:
     assert "invoke_agent shop" in names
 
 
+def deliveries(shop: Shop) -> list[str]:
+    """The spans of webhooks that were told of tasks."""
+    return [s.span_id for s in list(shop.collector.spans) if s.name == "deliver task.completed"]
+
+
 def test_secrets_and_personal_data_stay_inside(shop: Shop) -> None:
     said = f"returns desk: quote me to {EMAIL}, password={SECRET}"
     headers = {"X-Request-Id": "secret-1", "X-Api-Key": SECRET, "Cookie": f"session={SECRET}", "Referer": f"https://x/?mail={EMAIL}"}
     context = {"mail": EMAIL, "api_key": SECRET}
     hook = {"url": f"{shop.hooks.url}/quiet?token={SECRET}"}
     task = {"message": said, "session_id": "quiet-2", "context": context, "webhook": hook}
+    before = len(deliveries(shop))
     assert shop.ask(said, EMAIL, headers, context=context, user_id=EMAIL).status == 200
     assert shop.split.client.call("POST", "/api/v1/query/async", task, headers=headers).status == 202
     wait_until_sync(lambda: shop.hooks.at(f"/quiet?token={SECRET}"), "the webhook hears of the task", 40)
-    wait_until_sync(lambda: len([s for s in shop.collector.spans if s.name == "deliver task.completed"]) >= 2, "all spans are there")
+    wait_until_sync(lambda: len(deliveries(shop)) > before, "all spans are there")
     assert all(SECRET in text and EMAIL in text for text in shop.quoted)  # the API itself was sent them
     assert len(shop.quoted) >= 2
     told = {
