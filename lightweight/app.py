@@ -28,6 +28,7 @@ from common.workflow.load import load_all
 from common.workflow.schema import Workflow
 from lightweight.agents import compile_agents
 from lightweight.answer import RuleAnswers
+from lightweight.door import Door
 from lightweight.handoff import Accel, Handoff, Proxy
 from lightweight.idempotency import Idempotency
 from lightweight.matching.compile import check_pattern
@@ -62,6 +63,7 @@ def create_app(
     store = hotstore or open_hotstore(settings.redis_url)
     caller = endpoints or HttpCaller(EgressPolicy(settings.egress_allow, agents.hosts), metrics)
     onward = handoff or (Accel() if settings.handoff == "accel" else Proxy(settings.heavy_url))
+    door = Door(settings.max_inflight, settings.min_inflight, metrics)
     answers, idempotency = RuleAnswers(store, caller, metrics), Idempotency(store)
     news = KeyNews(keys, store, settings.ticket_key, settings.data_dir, metrics)
     collaborators: dict[str, Any] = {
@@ -70,6 +72,7 @@ def create_app(
         "ticket_key": settings.ticket_key,
         "metrics": metrics,
         "inflight": inflight,
+        "door": door,
     }
     checks: dict[str, Check] = {"hotstore": store.ping, "keys": keys.check}
     if isinstance(onward, Proxy):
@@ -85,7 +88,7 @@ def create_app(
             if handoff is None:
                 opened.push_async_callback(onward.aclose)
             await news.begin()
-            for work in (news.follow, partial(watch_file, keys)):
+            for work in (news.follow, partial(watch_file, keys), door.watch):
                 opened.push_async_callback(stop, asyncio.create_task(keep(work)))
             log.info("lightweight serves", extra={"config_hash": agents.config_hash, "handoff": onward.mode, "rules": agents.rule_count})
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -23,6 +24,7 @@ from common.settings import SettingsError
 from common.telemetry.logs import setup_logging
 from common.telemetry.metrics import Metrics
 from common.web.auth import KeyRing
+from common.web.background import keep, stop
 from common.web.errors import exception_handlers
 from common.web.middleware import Edge, InFlight
 from common.web.rate import RequestRate
@@ -38,6 +40,7 @@ from heavy.settings import HeavySettings
 from heavy.turns.agents import Agents as HeavyAgents
 from lightweight.agents import compile_agents
 from lightweight.answer import RuleAnswers, planned
+from lightweight.door import Door
 from lightweight.idempotency import Idempotency
 from lightweight.learned import explained
 from lightweight.matching.compile import check_pattern
@@ -89,7 +92,9 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
     answers, idempotency = RuleAnswers(hotstore, caller, metrics), Idempotency(hotstore)
     keys, rate = KeyRing.open(settings.api_keys), RequestRate(hotstore, metrics)
 
+    door = Door(settings.max_inflight, settings.min_inflight, metrics)
     watched: dict[str, Any] = {"metrics": metrics, "inflight": inflight, "rate": rate, "keys": keys, "ticket_key": settings.ticket_key}
+    watched["door"] = door
 
     def local(endpoint: ASGIApp) -> Local:
         return Local(edge.cls(Counted(endpoint), *edge.args, **edge.kwargs))
@@ -107,6 +112,7 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
                 demo_llm = await stack.enter_async_context(demo.running()) if demo else None
                 stack.push_async_callback(hotstore.aclose)
                 await stack.enter_async_context(caller)
+                stack.push_async_callback(stop, asyncio.create_task(keep(door.watch)))
                 given = Given(workflows, hotstore, caller, metrics, inflight, demo_llm, explain, partial(planned, agents), keys)
                 yield {"heavy": await stack.enter_async_context(open_heavy(settings, given))}
 

@@ -108,6 +108,11 @@ CATALOGUE: dict[str, Spec] = {
     ),
     "webhook_seconds": Spec("histogram", "Seconds of one attempt to deliver a message to a webhook.", (), _CALL),
     "webhooks_pending": Spec("gauge", "Messages to webhooks that wait, in the whole database; each process counts them every 15 s."),
+    "admission_limit": Spec("gauge", "How many turns (heavy) or rule answers (lightweight) may be under way now, by tier.", ("tier",)),
+    "admission_waiting": Spec("gauge", "Messages that wait for a place in this process."),
+    "admission_refusals_total": Spec(
+        "counter", "Requests refused before anything was begun, by tier and why (full, waited, deadline).", ("tier", "why")
+    ),
 }
 
 
@@ -242,6 +247,9 @@ class Metrics:
     webhook_deliveries_total: Family
     webhook_seconds: Histogram
     webhooks_pending: Gauge
+    admission_limit: Family
+    admission_waiting: Gauge
+    admission_refusals_total: Family
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()

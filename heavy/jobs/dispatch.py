@@ -47,7 +47,7 @@ Rules = Callable[[Query], Plan]
 
 
 class Dispatcher:
-    """The slots of one process. `slots` 0 runs no tasks here; `max_inflight` is what the process takes at all. Through `door` the turns
+    """The slots of one process. `slots` 0 runs no tasks here. Through `door` the turns
     of a tenant go in: it raises RateLimited or BudgetExceeded where the tenant may have no more. `rules` says what the rules make of a
     message, None where they are not known here: tasks have not passed the rule tier."""
 
@@ -62,7 +62,6 @@ class Dispatcher:
         door: Door,
         metrics: Metrics,
         slots: int,
-        max_inflight: int,
         rules: Rules | None,
     ) -> None:
         self._stores = stores
@@ -73,7 +72,6 @@ class Dispatcher:
         self._door = door
         self._metrics = metrics
         self._slots = slots
-        self._max_inflight = max_inflight
         self._rules = rules
         # Slots, by lane; and the tasks that are seen through here, whose slots are free again before they are settled.
         self._taken: Counter[Lane] = Counter()
@@ -84,7 +82,7 @@ class Dispatcher:
     def room(self, lane: Lane) -> int:
         """How many tasks of a lane may begin here now."""
         turns = self._turns.room
-        if time.monotonic() < self._rests_until or (lane == "batch" and turns <= self._max_inflight / 2):
+        if time.monotonic() < self._rests_until or (lane == "batch" and turns <= self._turns.entrance.limit.now / 2):
             return 0
         free = min(self._slots - self._taken.total(), turns)
         if lane == "batch":

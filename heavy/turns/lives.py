@@ -21,6 +21,7 @@ from heavy.turns import window
 from heavy.turns.agents import Agents
 from heavy.turns.log import TurnLog
 from heavy.turns.owner import OwnedTurn, TurnOwner
+from heavy.turns.pace import FirstWord, Pace
 from heavy.turns.rows import Accepted, TurnRow
 from heavy.turns.run import LeftBehind, Run, RunParts
 from heavy.turns.states import TERMINAL
@@ -36,13 +37,24 @@ log = logging.getLogger(__name__)
 class Lives:
     """Starts turns and sees them through. `heavy.app` wires the collaborators."""
 
-    def __init__(self, *, stores: Stores, hotstore: HotStore, owner: TurnOwner, agents: Agents, parts: RunParts, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        *,
+        stores: Stores,
+        hotstore: HotStore,
+        owner: TurnOwner,
+        agents: Agents,
+        parts: RunParts,
+        metrics: Metrics,
+        pace: Pace | None = None,
+    ) -> None:
         self._stores = stores
         self._hotstore = hotstore
         self._owner = owner
         self._agents = agents
         self._parts = parts
         self._metrics = metrics
+        self._pace = pace
         self._tasks: set[asyncio.Task[None]] = set()
         self._leaving: asyncio.Task[None] | None = None
 
@@ -125,6 +137,8 @@ class Lives:
                 peeked = await window.peek(self._hotstore, turn.tenant, turn.session_id)
             if row.cancel_requested and turn.cancelled is None:
                 turn.cancelled = row.cancel_reason or "cancelled"
+            if self._pace is not None and row.attempt == 1:
+                turn.first_word = FirstWord(self._pace, row.agent_id, bool(row.request.get("streaming")))
             run = Run(self._parts, self._agents.of_turn(row.agent_id), session, row, turn)
             others = await self._run(turn, run, peeked, request_id)
             if run.state in TERMINAL:
@@ -160,6 +174,8 @@ class Lives:
             async with asyncio.timeout_at(_loop_time(run.deadline)):
                 return await run.go(peeked)
         except TimeoutError:
+            if turn.first_word is not None:
+                turn.first_word.given_up()
             return await run.fail(DeadlineExceeded("the turn did not end before its deadline"), request_id)
         except asyncio.CancelledError:
             if not turn.cancelled or turn.lost:

@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from common.errors import DependencyUnavailable, LoadsplitError
@@ -20,6 +20,7 @@ from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
 from heavy.settings import LEASE_SECONDS
 from heavy.turns.log import TurnLog
+from heavy.turns.pace import FirstWord
 from heavy.turns.stores import DatabaseUnavailable, TurnStore
 
 LISTEN_AGAIN_SECONDS = 1.0
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 class OwnedTurn:
     """A turn that waits or runs here. `cancelled` says that its end was asked for, with the reason; only a `running` one is interrupted
     for it, a waiting one looks. `leaving` asks it to stop at the end of a step. `error` is what a reader is told when this node could not
-    bring the turn to its end."""
+    bring the turn to its end. `first_word` is there until the turn has said something."""
 
     tenant: str
     session_id: str
@@ -43,7 +44,14 @@ class OwnedTurn:
     cancelled: str | None = None
     lost: bool = False
     error: LoadsplitError | None = None
+    first_word: FirstWord | None = None
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def spoke(self, kind: str) -> None:
+        """It has said its first word, as an action of that kind."""
+        first, self.first_word = self.first_word, None
+        if first is not None:
+            first.heard(kind)
 
 
 class TurnOwner:
@@ -57,6 +65,7 @@ class TurnOwner:
         self._hotstore = hotstore
         self._owned: dict[str, OwnedTurn] = {}
         self.held: Counter[str] = Counter()  # turns of each tenant that has any here
+        self.on_room: Callable[[], None] = lambda: None  # called when a turn is here no more
         self._waiting: dict[tuple[str, str], list[OwnedTurn]] = {}
 
     def __len__(self) -> int:
@@ -87,6 +96,7 @@ class TurnOwner:
             self.held[turn.tenant] -= 1
             if not self.held[turn.tenant]:
                 del self.held[turn.tenant]
+            self.on_room()
 
     def cancel(self, turn_id: str, reason: str) -> bool:
         """Asks a turn of this process to end; False when it is not here."""

@@ -155,12 +155,12 @@ async def test_a_task_for_an_agent_that_is_gone_fails(here: JobNode) -> None:
 
 async def test_a_full_node_gives_a_task_back(here: JobNode) -> None:
     await here.submit("t_1")
-    here.turns._max_inflight = 0
+    here.turns.entrance.limit.now = 0
     here.dispatcher.room = lambda lane: 1  # type: ignore[method-assign] # as if another turn had come in between
     await here.dispatcher.look(deep=False)
     await here.until("t_1", "pending")
     del here.dispatcher.room  # type: ignore[method-assign]
-    here.turns._max_inflight = 100
+    here.turns.entrance.limit.now = 100
     assert (await here.task("t_1")).attempts == 0
     assert here.dispatcher.room("task") == 0  # it rests a moment
     assert await here.dispatcher.look(deep=True) == 0
@@ -213,9 +213,9 @@ async def test_a_task_is_given_to_the_node_that_has_room(stores: JobStores, hots
 
 async def test_a_drained_node_takes_nothing(here: JobNode) -> None:
     await here.submit("t_1")
-    here.turns.draining = True
+    here.turns.entrance.close()
     assert await here.dispatcher.look(deep=True) == 0
-    here.turns.draining = False
+    here.turns.entrance.closed = False
 
 
 async def test_a_task_whose_turn_is_another_nodes_is_left_to_it(stores: JobStores, hotstore: MemoryHotStore, here: JobNode) -> None:
