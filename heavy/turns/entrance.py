@@ -66,7 +66,7 @@ class Entrance:
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
-        """A place is taken inside: by a turn that is being accepted, which then has one itself, or by something else as long as it lasts."""
+        """A place is taken inside: by a turn that is being accepted, which then has one itself, or by what lasts as long as this."""
         self._held += 1
         try:
             yield

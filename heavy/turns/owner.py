@@ -48,9 +48,9 @@ class OwnedTurn:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def spoke(self, kind: str) -> None:
-        """It has said its first word, as an action of that kind."""
-        first, self.first_word = self.first_word, None
-        if first is not None:
+        """It has said something, as an action of that kind."""
+        if self.first_word is not None:
+            first, self.first_word = self.first_word, None
             first.heard(kind)
 
 

@@ -252,8 +252,7 @@ class Run:
         result: ActionResult | None = None
         async with contextlib.aclosing(act(context, decision.intent)) as items:
             async for item in items:
-                if self._turn.first_word is not None:
-                    self._turn.spoke(decision.kind)
+                self._turn.spoke(decision.kind)
                 if isinstance(item, Delta):
                     self._told.say(item.text if aloud else "")
                 elif isinstance(item, Step):
