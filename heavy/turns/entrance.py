@@ -57,7 +57,7 @@ class Entrance:
     @property
     def under_way(self) -> int:
         """How many places are taken."""
-        return len(self._owner) + self._held
+        return self._owner.busy + self._held
 
     @property
     def room(self) -> int:

@@ -154,6 +154,7 @@ class Lives:
         finally:
             turn.events.abandon()  # however it came here: readers never wait for a turn that has no run
             self._metrics.turns_inflight.dec()
+            self._owner.free(turn)
             self._metrics.turn_seconds.observe(time.monotonic() - started)
             try:
                 await self._owner.turn_ended(turn, others)

@@ -88,9 +88,9 @@ def good(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return [o for o in outcomes if o.status == 200]
 
 
-def rate_of(outcomes: Sequence[Outcome], begin: float, end: float) -> float:
-    """Answers a second, of those that came between these seconds from the beginning."""
-    return sum(1 for o in good(outcomes) if begin < o.at + o.seconds <= end) / (end - begin)
+def rate_of(outcomes: Sequence[Outcome]) -> float:
+    """Answers a second, from the beginning to the last one."""
+    return len(good(outcomes)) / max(o.at + o.seconds for o in good(outcomes))
 
 
 def median_seconds(outcomes: Sequence[Outcome]) -> float:

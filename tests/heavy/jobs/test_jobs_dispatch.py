@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import replace
 
@@ -94,6 +95,16 @@ async def test_a_busy_node_takes_no_batch(stores: JobStores, hotstore: MemoryHot
         assert (here.dispatcher.room("batch"), here.dispatcher.room("task")) == (0, 2)
         here.gateway.open.set()
         await here.idle()
+
+
+async def test_the_last_places_are_for_messages(here: JobNode) -> None:
+    """A node of a hundred: what ninety leave is no task's, what half of it leaves is no batch's."""
+    with contextlib.ExitStack() as taken:
+        for most, task, batch in ((49, 8, 1), (50, 8, 0), (88, 2, 0), (90, 0, 0), (99, 0, 0)):
+            while here.turns.entrance.under_way < most:
+                taken.enter_context(here.turns.entrance.taken())
+            assert (here.dispatcher.room("task"), here.dispatcher.room("batch")) == (task, batch)
+        assert here.turns.room == 1
 
 
 async def test_a_failure_that_passes_is_tried_again(here: JobNode, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,16 +20,13 @@ class Owner:
     """As much of a TurnOwner as an entrance needs."""
 
     def __init__(self) -> None:
-        self.turns = 0
+        self.busy = 0
         self.on_room: Callable[[], None] = lambda: None
-
-    def __len__(self) -> int:
-        return self.turns
 
     def end(self, turns: int = 1) -> None:
         """Some turns have ended."""
         for _ in range(turns):
-            self.turns -= 1
+            self.busy -= 1
             self.on_room()
 
 
@@ -44,7 +41,7 @@ class House:
     async def come(self, tenant: str = "acme", deadline: float | None = None) -> None:
         """One message, which becomes a turn."""
         async with self.entrance.place(tenant, deadline, {"message": "Later."}):
-            self.owner.turns += 1
+            self.owner.busy += 1
             self.came.append(tenant)
 
     async def refused(self, tenant: str = "acme", deadline: float | None = None) -> LoadsplitError:
@@ -100,7 +97,7 @@ async def test_who_waits_gets_the_place_of_a_turn_that_ends() -> None:
         house.owner.end()
         assert house.entrance.room == 0  # it is his already: no task can take it
         await task
-    assert (house.came, house.owner.turns, house.entrance.room, house.waiting) == (["acme"] * 2, 1, 0, 0)
+    assert (house.came, house.owner.busy, house.entrance.room, house.waiting) == (["acme"] * 2, 1, 0, 0)
 
 
 async def test_and_that_of_a_message_that_became_no_turn() -> None:
