@@ -6,7 +6,7 @@ PORT ?= 8000
 SPLIT_PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test test-long lint load bench chaos eval clean
+.PHONY: help run up test test-long lint audit load bench chaos eval clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,10 +37,15 @@ test-long: $(VENV)/installed-dev ## the tests that take minutes
 	@scripts/install-test-deps
 	@$(BIN)/python -m pytest -m long
 
-lint: $(VENV)/installed-dev ## ruff and mypy
+lint: $(VENV)/installed-dev ## ruff, mypy, and the dependencies: whether they fit together and none is known to be unsafe
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/python -m pip check --disable-pip-version-check --quiet
+	@$(BIN)/python scripts/audit
+
+audit: $(VENV)/installed-dev ## the same look at the dependencies, which fails where the advisories cannot be reached
+	@$(BIN)/python scripts/audit --strict
 
 load: $(VENV)/installed-dev ## a 30 s Locust run against a split that it starts
 	@scripts/install-test-deps

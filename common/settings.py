@@ -24,6 +24,7 @@ KNOWN_NAMES = frozenset(
         "LOADSPLIT_REDIS_URL",
         "LOADSPLIT_HANDOFF",
         "LOADSPLIT_HEAVY_URL",
+        "LOADSPLIT_ADMIN_PORT",
         "LOADSPLIT_TICKET_SECRET",
         "LOADSPLIT_API_KEYS",
         "LOADSPLIT_CHAT_KEY",
@@ -38,6 +39,8 @@ KNOWN_NAMES = frozenset(
         "LOADSPLIT_RECORD_DAYS",
         "LOADSPLIT_TASKS_AT_ONCE",
         "LOADSPLIT_LOG_LEVEL",
+        "LOADSPLIT_TURN_LOG",
+        "LOADSPLIT_REDACT",
         "LOADSPLIT_DATA_DIR",
     }
 )
@@ -57,6 +60,16 @@ def _redis(value: str) -> str:
     return value
 
 
+def _turn_log(value: str) -> str:
+    share = {"heavy": "0", "all": "1"}.get(value.lower(), value)
+    try:
+        if 0 <= float(share) <= 1:
+            return value.lower()
+    except ValueError:
+        pass
+    raise ValueError("must be heavy, all, or a share of the turns that rules answer, such as 0.01")
+
+
 class CommonSettings(BaseModel):
     """Settings of every role. Fields are the environment's names without LOADSPLIT_, in lower case. Secrets are starred in the repr."""
 
@@ -72,6 +85,8 @@ class CommonSettings(BaseModel):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], BeforeValidator(lambda v: v.lower() if isinstance(v, str) else v)
     ] = "info"
+    turn_log: Annotated[str, AfterValidator(_turn_log)] = "heavy"
+    redact: Path | None = None
     data_dir: Path = Path(".data")
     environ: Mapping[str, str] = Field(default_factory=dict, repr=False, exclude=True)
 
@@ -99,6 +114,11 @@ class CommonSettings(BaseModel):
             made = SecretStr(_ticket_secret(settings.data_dir))
             settings = settings.model_copy(update={"ticket_secret": made})
         return settings
+
+    @property
+    def rule_turns_logged(self) -> float:
+        """The share of rule-answered turns that get a log line of their own."""
+        return float({"heavy": "0", "all": "1"}.get(self.turn_log, self.turn_log))
 
     @property
     def ticket_key(self) -> bytes:

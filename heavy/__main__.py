@@ -8,8 +8,9 @@ from starlette.applications import Starlette
 
 from common.telemetry.logs import setup_logging
 from common.telemetry.metrics import Metrics
+from common.telemetry.redaction import Redaction
 from common.web.middleware import InFlight
-from common.web.server import bind, require_safe_host, serve
+from common.web.server import bind, bind_admin, require_safe_host, serve
 from heavy.app import RulesOf, create_app, create_worker
 from heavy.settings import HeavySettings
 
@@ -18,21 +19,29 @@ def run(settings: HeavySettings, host: str, port: int, *, insecure: bool = False
     """Serves until SIGTERM or SIGINT, then drains. `rules_of` as in heavy.app.
 
     Raises CannotServe, SettingsError or a LoadsplitError before it serves."""
-    _run(create_app, settings, host, port, insecure, rules_of)
+    _run(create_app, settings, host, port, insecure, rules_of, settings.admin_port)
 
 
 def run_worker(settings: HeavySettings, host: str, port: int, *, insecure: bool = False, rules_of: RulesOf | None = None) -> None:
-    """The same for a process that does background work only."""
+    """The same for a process that does background work only; it serves nothing of operators beside /metrics."""
     _run(create_worker, settings, host, port, insecure, rules_of)
 
 
-def _run(create: Callable[..., Starlette], settings: HeavySettings, host: str, port: int, insecure: bool, rules_of: RulesOf | None) -> None:
+def _run(
+    create: Callable[..., Starlette],
+    settings: HeavySettings,
+    host: str,
+    port: int,
+    insecure: bool,
+    rules_of: RulesOf | None,
+    admin_port: int | None = None,
+) -> None:
     require_safe_host(host, has_keys=settings.api_keys is not None, insecure=insecure)
-    with bind(host, port) as sock:
-        setup_logging(settings.log_level)
+    with bind(host, port) as sock, bind_admin(host, admin_port, port) as admin:
+        setup_logging(settings.log_level, redaction=Redaction.read(settings.redact))
         inflight = InFlight()
         metrics = Metrics()
         metrics.watch_process()
         app = create(settings, metrics=metrics, inflight=inflight, rules_of=rules_of)
 
-        serve(app, sock, drain_seconds=settings.drain_seconds, on_drain=inflight.drain, on_ready=lambda: None)
+        serve(app, sock, drain_seconds=settings.drain_seconds, on_drain=inflight.drain, on_ready=lambda: None, admin=admin)

@@ -23,11 +23,17 @@ from common.hotstore.open import open_hotstore
 from common.hotstore.protocol import HotStore
 from common.settings import SettingsError
 from common.telemetry.metrics import Metrics
+from common.telemetry.redaction import Redaction
+from common.telemetry.traces import open_tracing
+from common.telemetry.tracing import NO_TRACING, Tracing
 from common.web.auth import KeyRing
 from common.web.background import keep, stop
 from common.web.errors import exception_handlers
 from common.web.key_news import watch_file
+from common.web.log_level import LogLevel
+from common.web.loop_lag import LoopLag
 from common.web.middleware import Edge, InFlight
+from common.web.security_headers import SecurityHeaders
 from common.web.server import startup_failure
 from common.workflow.load import load_all
 from common.workflow.schema import Workflow
@@ -40,6 +46,7 @@ from heavy.jobs.settle import Settling
 from heavy.jobs.stores import JobStores
 from heavy.jobs.timers import Timers
 from heavy.jobs.upkeep import Retention, Upkeep
+from heavy.jobs.webhook_spans import Traced
 from heavy.jobs.webhooks import Deliverer
 from heavy.llm.gateway import open_gateway
 from heavy.llm.ledger import Ledger
@@ -86,6 +93,7 @@ class Given:
     explain: Explain | None = None
     rules: Rules | None = None
     keys: KeyRing | None = None
+    tracing: Tracing = NO_TRACING
 
 
 @contextlib.asynccontextmanager
@@ -115,20 +123,20 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         poster = await stack.enter_async_context(Poster(EgressPolicy(settings.egress_allow, public_only=True)))
         owner = TurnOwner(stores.turns, hotstore, settings.lease_seconds)
         entrance = _entrance(settings, owner, metrics)
-        node = Node(lambda: entrance.limit.now, lambda: entrance.room, owner.held)
-        quotas = Quotas(ring, stores.access, hotstore, node, metrics, spending)
+        quotas = Quotas(ring, stores.access, hotstore, _node(entrance, owner), metrics, spending)
         learner = Learner(stores.learned, hotstore, agents)
         mover = JournalMover(stores.turns, hotstore, metrics, owner.name, first_timers(workflows), learner.answered)
         gates, marks = Gates(hotstore, stores.sessions), Marks(hotstore, stores.turns)
         parts = RunParts(stores, hotstore, gateway, caller, gates, learner, mcp)
-        lives = Lives(stores=stores, hotstore=hotstore, owner=owner, agents=agents, parts=parts, metrics=metrics, pace=entrance.pace)
+        lives = Lives(stores=stores, hotstore=hotstore, owner=owner, agents=agents, parts=parts, metrics=metrics, tracing=given.tracing)
+        level = LogLevel(hotstore, settings.log_level)
         turns = _turns(entrance, stores, hotstore, owner, agents, lives, mover, marks)
         notes = Notes(stores.sessions, hotstore, gates)
         session_reader = SessionReader(stores.sessions, hotstore, partial(_draining, given.inflight, turns))
         timers = Timers(stores, agents, turns, notes, mover)
         settling = Settling(stores, owner, hotstore, metrics)
         dispatcher = _dispatcher(settings, stores, turns, owner, hotstore, settling, quotas, metrics, given.rules)
-        deliverer = Deliverer(stores.deliveries, hotstore, poster, metrics, settings.ticket_key)
+        deliverer = Deliverer(stores.deliveries, hotstore, poster, metrics, settings.ticket_key, traced=Traced(given.tracing, stores.turns))
         taking_over = TakeOver(stores.turns, hotstore, owner, turns)
         upkeep = Upkeep(stores.upkeep, stores.sessions, hotstore, retention(settings), metrics, owner.name)
         leaving = partial(_leave_in_time, turns, given.inflight, settings.drain_seconds)
@@ -137,6 +145,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             *(access.keep, quotas.keep, purse.keep, partial(watch_file, ring), partial(watch_models, models, gateway)),
             *(mover.drain, gates.pay, marks.pay, timers.run, deliverer.run, learner.work, session_reader.end_when_draining),
             *(dispatcher.run, dispatcher.listen, settling.run, upkeep.purge, upkeep.measure, ledger.run),
+            *(level.follow, LoopLag(metrics, "heavy").watch),
             Scheduler(stores.schedules, dispatcher, metrics).run,
         )
         for work in background:
@@ -164,6 +173,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             access=access,
             quotas=quotas,
             metrics=metrics,
+            log_level=level,
             explain=given.explain,
         )
 
@@ -181,6 +191,10 @@ async def _caller(settings: HeavySettings, given: HttpCaller | None, hosts: froz
 def retention(settings: HeavySettings) -> Retention:
     """How long what has ended is kept."""
     return Retention(settings.retention_days or None, settings.record_days or None)
+
+
+def _node(entrance: Entrance, owner: TurnOwner) -> Node:
+    return Node(lambda: entrance.limit.now, lambda: entrance.room, owner.held)
 
 
 def _entrance(settings: HeavySettings, owner: TurnOwner, metrics: Metrics) -> Entrance:
@@ -251,19 +265,23 @@ def _app(
     settings: HeavySettings, role: str, routes: list[BaseRoute], metrics: Metrics, inflight: InFlight, rules_of: RulesOf | None
 ) -> Starlette:
     workflows = read_workflows(settings)
-    given = Given(workflows, metrics=metrics, inflight=inflight, rules=rules_of(workflows) if rules_of else None)
+    tracing = open_tracing(settings.environ, role, Redaction.read(settings.redact))
+    rules = rules_of(workflows) if rules_of else None
+    given = Given(workflows, metrics=metrics, inflight=inflight, rules=rules, tracing=tracing)
     config_hash = next(iter(workflows.values())).config_hash
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
         with startup_failure(app):
-            async with open_heavy(settings, given) as heavy:
-                yield {"heavy": heavy}
+            async with contextlib.AsyncExitStack() as stack:
+                stack.push_async_callback(tracing.aclose)
+                yield {"heavy": await stack.enter_async_context(open_heavy(settings, given))}
 
     return Starlette(
         routes=routes,
         middleware=[
-            Middleware(Edge, tier=role, config_hash=lambda: config_hash, metrics=metrics, inflight=inflight),
+            Middleware(SecurityHeaders),
+            Middleware(Edge, tier=role, config_hash=lambda: config_hash, metrics=metrics, inflight=inflight, tracing=tracing),
             Middleware(Counted),
         ],
         exception_handlers=exception_handlers(),

@@ -10,6 +10,7 @@ from common.errors import ConfigInvalid
 from common.settings import SettingsError
 from common.telemetry.logs import setup_logging
 from common.telemetry.metrics import Metrics
+from common.telemetry.redaction import Redaction
 from common.web.middleware import InFlight
 from common.web.server import CannotServe, bind, require_safe_host, serve
 from lightweight.app import create_app
@@ -26,7 +27,7 @@ def run(settings: LightweightSettings, host: str, port: int, *, insecure: bool =
 
     with bind(host, port) as sock:
         app = create_app(settings, metrics=metrics, inflight=inflight)
-        setup_logging(settings.log_level)
+        setup_logging(settings.log_level, redaction=Redaction.read(settings.redact))
         if settings.redis_url.startswith("memory:"):
             log.warning(
                 "LOADSPLIT_REDIS_URL is not set: this process shares neither session states nor rule-answered turns with the heavy tier"

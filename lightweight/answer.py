@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from time import perf_counter
 
 import orjson
 
@@ -27,13 +28,22 @@ from lightweight.replies import NOTHING, Frame, whole
 
 @dataclass(slots=True)  # not frozen: that doubles the time to make one
 class Turn:
-    """One message to answer. `deadline` is Unix seconds, None without one; `fingerprint` that of a request with an Idempotency-Key."""
+    """One message to answer. `deadline` is Unix seconds, None without one; `fingerprint` that of a request with an Idempotency-Key; `began`
+    is by perf_counter."""
 
     tenant: str
     turn_id: str
     query: Query
     deadline: float | None = None
     fingerprint: str = ""
+    request_id: str = ""
+    began: float = 0.0
+    traceparent: str = ""
+
+    def entry(self, agent: Agent, reply: bytes, greeting: str) -> bytes:
+        """What the journal keeps of it."""
+        took = perf_counter() - self.began if self.began else 0.0
+        return entry(self.tenant, agent.workflow.agent_id, self.query, reply, greeting, self.fingerprint, self.request_id, took)
 
 
 @dataclass(slots=True)
@@ -74,7 +84,7 @@ class RuleAnswers:
         if isinstance(message, Plan):
             return message
         answer = _answer(ready.frame, turn, message, ready.action.silent)
-        data = entry(turn.tenant, agent.workflow.agent_id, turn.query, answer.reply, "", turn.fingerprint)
+        data = turn.entry(agent, answer.reply, "")
         gate = await record(self._hotstore, turn.tenant, turn.query.session_id, turn.turn_id, data, allowed(match.action.interrupts))
         if gate is None:
             return answer
@@ -157,7 +167,7 @@ class RuleAnswers:
             turn.tenant,
             turn.query.session_id,
             turn.turn_id,
-            entry(turn.tenant, agent.workflow.agent_id, turn.query, answer.reply, shown, turn.fingerprint),
+            turn.entry(agent, answer.reply, shown),
             states,
             session.after_greeting(agent.greeting_hash) if greet else None,
         )

@@ -18,10 +18,14 @@ from common.hotstore.open import open_hotstore
 from common.hotstore.protocol import HotStore
 from common.settings import SettingsError
 from common.telemetry.metrics import Metrics
+from common.telemetry.redaction import Redaction
+from common.telemetry.traces import open_tracing
 from common.web.auth import DATABASE, KeyRing
 from common.web.background import keep, stop
 from common.web.errors import exception_handlers
 from common.web.key_news import KeyNews, watch_file
+from common.web.log_level import LogLevel
+from common.web.loop_lag import LoopLag
 from common.web.middleware import InFlight
 from common.web.rate import RequestRate
 from common.workflow.load import load_all
@@ -34,6 +38,7 @@ from lightweight.idempotency import Idempotency
 from lightweight.matching.compile import check_pattern
 from lightweight.query.chat import ChatEndpoint
 from lightweight.query.endpoint import QueryEndpoint
+from lightweight.query.lines import turn_lines
 from lightweight.routes import Check, HotFirst, build_routes
 from lightweight.settings import LightweightSettings
 
@@ -64,6 +69,7 @@ def create_app(
     caller = endpoints or HttpCaller(EgressPolicy(settings.egress_allow, agents.hosts), metrics)
     onward = handoff or (Accel() if settings.handoff == "accel" else Proxy(settings.heavy_url))
     door = Door(settings.max_inflight, settings.min_inflight, metrics)
+    tracing = open_tracing(settings.environ, "lightweight", Redaction.read(settings.redact))
     answers, idempotency = RuleAnswers(store, caller, metrics), Idempotency(store)
     news = KeyNews(keys, store, settings.ticket_key, settings.data_dir, metrics)
     collaborators: dict[str, Any] = {
@@ -73,6 +79,8 @@ def create_app(
         "metrics": metrics,
         "inflight": inflight,
         "door": door,
+        "lines": turn_lines(settings.rule_turns_logged),
+        "tracing": tracing,
     }
     checks: dict[str, Check] = {"hotstore": store.ping, "keys": keys.check}
     if isinstance(onward, Proxy):
@@ -81,6 +89,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as opened:
+            opened.push_async_callback(tracing.aclose)
             if hotstore is None:
                 opened.push_async_callback(store.aclose)
             if endpoints is None:
@@ -88,7 +97,8 @@ def create_app(
             if handoff is None:
                 opened.push_async_callback(onward.aclose)
             await news.begin()
-            for work in (news.follow, partial(watch_file, keys), door.watch):
+            level, lag = LogLevel(store, settings.log_level), LoopLag(metrics, "lightweight")
+            for work in (news.follow, partial(watch_file, keys), level.follow, lag.watch, door.watch):
                 opened.push_async_callback(stop, asyncio.create_task(keep(work)))
             log.info("lightweight serves", extra={"config_hash": agents.config_hash, "handoff": onward.mode, "rules": agents.rule_count})
             yield

@@ -26,7 +26,16 @@ class Unrecorded(Enum):
 UNRECORDED = Unrecorded.UNRECORDED
 
 
-def entry(tenant: str, agent_id: str, query: Query, reply: bytes, greeting: str, fingerprint: str = "") -> bytes:
+def entry(
+    tenant: str,
+    agent_id: str,
+    query: Query,
+    reply: bytes,
+    greeting: str,
+    fingerprint: str = "",
+    request_id: str = "",
+    seconds: float = 0.0,
+) -> bytes:
     """A `common.contracts.journal.JournalEntry` as JSON, around a reply that is JSON already."""
     fields: dict[str, Any] = {
         "tenant": tenant,
@@ -36,6 +45,8 @@ def entry(tenant: str, agent_id: str, query: Query, reply: bytes, greeting: str,
         "reply": orjson.Fragment(reply),
         "at": time.time(),
         "greeting": greeting,
+        "request_id": request_id,
+        "seconds": seconds,
     }
     if fingerprint:
         fields["fingerprint"] = fingerprint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
             heavy=tuple(options.heavy),
             listen=tuple(options.listen),
             run_dir=options.run_dir,
-            resolver=options.resolver,
+            resolver=system_resolver() if options.resolver == "auto" else options.resolver,
             access_log=options.access_log,
             worker_processes=options.worker_processes,
             connections_per_client=options.connections_per_client,
@@ -32,13 +33,25 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def system_resolver(path: Path = Path("/etc/resolv.conf")) -> str:
+    """The first name server of this machine, as Nginx writes addresses. Raises ValueError where there is none."""
+    found = re.search(r"^\s*nameserver\s+([0-9a-fA-F.:]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    if not found:
+        raise ValueError(f"--resolver auto: {path} names no name server")
+    return f"[{found[1]}]" if ":" in found[1] else found[1]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m nginx", description="Write the Nginx configuration of the split.")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the files go")
     parser.add_argument("--lightweight", nargs="+", default=["lightweight:8101"], metavar="HOST:PORT", help="the rule tier")
     parser.add_argument("--heavy", nargs="+", default=["heavy:8201"], metavar="HOST:PORT", help="the LLM tier")
     parser.add_argument("--listen", nargs="+", default=["8080"], metavar="[HOST:]PORT", help="where Nginx listens")
-    parser.add_argument("--resolver", metavar="IP", help="DNS server that knows the replicas behind each name (Nginx 1.27.3 or later)")
+    parser.add_argument(
+        "--resolver",
+        metavar="IP",
+        help="DNS server that knows the replicas behind each name, or auto: this machine's (Nginx 1.27.3 or later)",
+    )
     parser.add_argument("--run-dir", default="/tmp", metavar="FOLDER", help="pid and temporary files")  # noqa: S108 - in a container
     parser.add_argument("--access-log", default="/dev/stdout", metavar="PATH", help="a path or off")
     parser.add_argument("--worker-processes", default="auto", metavar="N", help="a number or auto")

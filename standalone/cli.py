@@ -44,6 +44,7 @@ app.add_typer(keys, name="keys")
 app.add_typer(tenants, name="tenants")
 costs.register(app, _database)
 
+API_PORT = "Port to listen on; /admin and /metrics are on LOADSPLIT_ADMIN_PORT instead, where that is set."
 Config = Annotated[Path, typer.Option("--config", help="Workflow file (JSON or YAML), or a directory of them.")]
 RoleConfig = Annotated[Path | None, typer.Option("--config", help="Workflow file or directory of them [default: LOADSPLIT_CONFIG].")]
 Host = Annotated[str, typer.Option(help="Address to listen on; without API keys only a loopback address, unless --insecure.")]
@@ -55,7 +56,7 @@ DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where SQLite a
 def serve(
     config: RoleConfig = None,
     host: Host = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(help=API_PORT)] = 8000,
     data_dir: DataDir = None,
     demo: Annotated[bool, typer.Option("--demo", help="Also start the two simulators.")] = False,
     insecure: Insecure = False,
@@ -82,7 +83,7 @@ def lightweight(
 
 @app.command()
 def heavy(
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8201,
+    port: Annotated[int, typer.Option(help=API_PORT)] = 8201,
     host: Host = "127.0.0.1",
     config: RoleConfig = None,
     insecure: Insecure = False,

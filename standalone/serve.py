@@ -23,12 +23,15 @@ from common.hotstore.open import open_hotstore
 from common.settings import SettingsError
 from common.telemetry.logs import setup_logging
 from common.telemetry.metrics import Metrics
+from common.telemetry.redaction import Redaction
+from common.telemetry.traces import open_tracing
 from common.web.auth import KeyRing
 from common.web.background import keep, stop
 from common.web.errors import exception_handlers
 from common.web.middleware import Edge, InFlight
 from common.web.rate import RequestRate
-from common.web.server import bind, require_safe_host, startup_failure
+from common.web.security_headers import SecurityHeaders
+from common.web.server import bind, bind_admin, require_safe_host, startup_failure
 from common.web.server import serve as serve_app
 from common.workflow.load import load_all
 from heavy.app import Given, open_heavy
@@ -46,6 +49,7 @@ from lightweight.learned import explained
 from lightweight.matching.compile import check_pattern
 from lightweight.query.chat import ChatEndpoint
 from lightweight.query.endpoint import QueryEndpoint
+from lightweight.query.lines import turn_lines
 from lightweight.routes import HotFirst
 from standalone.demo import Demo
 
@@ -86,15 +90,16 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
     metrics = Metrics()
     metrics.watch_process()
     hotstore = open_hotstore(settings.redis_url)
+    tracing = open_tracing(settings.environ, "single", Redaction.read(settings.redact))
     hosts = agents.hosts | HeavyAgents(workflows).hosts  # one caller for both tiers
     caller = HttpCaller(EgressPolicy(settings.egress_allow, hosts), metrics)
-    edge = Middleware(Edge, tier="heavy", config_hash=lambda: agents.config_hash, metrics=metrics, inflight=inflight)
+    edge = Middleware(Edge, tier="heavy", config_hash=lambda: agents.config_hash, metrics=metrics, inflight=inflight, tracing=tracing)
     answers, idempotency = RuleAnswers(hotstore, caller, metrics), Idempotency(hotstore)
     keys, rate = KeyRing.open(settings.api_keys), RequestRate(hotstore, metrics)
 
     door = Door(settings.max_inflight, settings.min_inflight, metrics)
     watched: dict[str, Any] = {"metrics": metrics, "inflight": inflight, "rate": rate, "keys": keys, "ticket_key": settings.ticket_key}
-    watched["door"] = door
+    watched |= {"lines": turn_lines(settings.rule_turns_logged), "tracing": tracing, "door": door}
 
     def local(endpoint: ASGIApp) -> Local:
         return Local(edge.cls(Counted(endpoint), *edge.args, **edge.kwargs))
@@ -110,10 +115,11 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
         with startup_failure(app):
             async with contextlib.AsyncExitStack() as stack:
                 demo_llm = await stack.enter_async_context(demo.running()) if demo else None
+                stack.push_async_callback(tracing.aclose)
                 stack.push_async_callback(hotstore.aclose)
                 await stack.enter_async_context(caller)
                 stack.push_async_callback(stop, asyncio.create_task(keep(door.watch)))
-                given = Given(workflows, hotstore, caller, metrics, inflight, demo_llm, explain, partial(planned, agents), keys)
+                given = Given(workflows, hotstore, caller, metrics, inflight, demo_llm, explain, partial(planned, agents), keys, tracing)
                 yield {"heavy": await stack.enter_async_context(open_heavy(settings, given))}
 
     return HotFirst(
@@ -121,7 +127,7 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
         query(streaming=True),
         ChatEndpoint(agents, answers, local(HeavyChat()), idempotency, **watched, conversations=Conversations(hotstore)),
         routes=resource_routes(inflight),
-        middleware=[edge, Middleware(Counted)],
+        middleware=[Middleware(SecurityHeaders), edge, Middleware(Counted)],
         exception_handlers=exception_handlers(),
         lifespan=lifespan,
     )
@@ -135,19 +141,23 @@ def serve(*, config: str | None, host: str, port: int, data_dir: Path | None, de
     if settings.config.startswith("db:"):
         raise SettingsError("LOADSPLIT_CONFIG: db: is not offered yet; name a workflow file, or a directory of them")
     require_safe_host(host, has_keys=settings.api_keys is not None, insecure=insecure)
-    with bind(host, port) as sock:
-        setup_logging(settings.log_level)
+    with bind(host, port) as sock, bind_admin(host, settings.admin_port, port) as admin:
+        setup_logging(settings.log_level, redaction=Redaction.read(settings.redact))
         inflight = InFlight()
         app = create_app(settings, inflight=inflight, demo=Demo(settings.environ) if demo else None)
 
-        serve_app(app, sock, drain_seconds=settings.drain_seconds, on_drain=inflight.drain, on_ready=lambda: _announce(host, port))
+        def ready() -> None:
+            _announce(host, port, settings.admin_port or port)
+
+        serve_app(app, sock, drain_seconds=settings.drain_seconds, on_drain=inflight.drain, on_ready=ready, admin=admin)
 
 
-def _announce(host: str, port: int) -> None:
+def _announce(host: str, port: int, admin_port: int) -> None:
     base = f"http://{host}:{port}"
     body = '{"message": "where is order A1001?", "session_id": "me"}'
     lines = [
         f"loadsplit serves {base}   (chat page; API description at /docs)",
+        f"operators: http://{host}:{admin_port}/admin and /metrics",
         "try:",
         f"  curl -s {base}/api/v1/query -H 'content-type: application/json' -d '{body}'",
         f"  loadsplit chat --url {base}",

@@ -25,6 +25,7 @@ from typing import Any
 import aiohttp
 
 from common.settings import CommonSettings
+from common.web.server import ADMIN_PORT
 from nginx.render import RenderSettings, write
 from standalone.children import Child, Program, StartFailed
 from standalone.demo import BUSINESS_PORT, LLM_KEYS, LLM_PORT, Listening
@@ -77,6 +78,8 @@ class _Split:
     def __init__(self, options: UpOptions, settings: CommonSettings) -> None:
         self._options, self._settings = options, settings
         self._folder = (settings.data_dir / "up").absolute()
+        given = settings.environ.get(ADMIN_PORT, "").strip()
+        self._admin_port = int(given) if given.isdecimal() else None  # what is no number, the replicas refuse
         self._children: list[Child] = []
         self._stop, self._hurry, self._rolling = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
@@ -143,8 +146,9 @@ class _Split:
         except (ValueError, OSError) as e:
             raise StartFailed(f"the Nginx configuration cannot be written: {e}") from None
         await self._bring_up([self._nginx()])
-        for name, port in ports.items():
-            _say(f"  {name:<14} http://127.0.0.1:{port}  (/metrics, /admin)")
+        for name, _, program in tiers:
+            operators = program.environ.get(ADMIN_PORT) if program.environ and name.startswith("heavy") else None
+            _say(f"  {name:<14} http://127.0.0.1:{operators or ports[name]}  (/metrics{', /admin' if name.startswith('heavy') else ''})")
 
     async def _bring_up(self, programs: list[Program]) -> None:
         """Starts them together and waits until all serve. The first that fails ends it."""
@@ -214,6 +218,8 @@ class _Split:
     def _role(self, role: str, index: int, first_port: int, environ: Mapping[str, str]) -> tuple[str, int, Program]:
         name, port = f"{role}-{index + 1}", free_port(first_port + index)
         command = (*self._options.command, role, "--port", str(port))
+        if role == "heavy" and self._admin_port:  # each replica has its own
+            environ = {**environ, ADMIN_PORT: str(self._admin_port + index)}
         return name, port, Program(name, command, _Answers(f"http://127.0.0.1:{port}/readyz"), environ)
 
     def _nginx_settings(self, ports: Mapping[str, int], run_dir: Path) -> RenderSettings:

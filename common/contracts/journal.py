@@ -11,7 +11,7 @@ import orjson
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
     """`at` is Unix seconds. `reply` is the whole reply as the client got it, `greeting` the hash of the greeting shown so far,
-    `fingerprint` that of a request with an Idempotency-Key (common.contracts.idempotency)."""
+    `fingerprint` that of a request with an Idempotency-Key (common.contracts.idempotency), `seconds` how long the answer took."""
 
     tenant: str
     agent_id: str
@@ -21,6 +21,8 @@ class JournalEntry:
     at: float
     greeting: str = ""
     fingerprint: str = ""
+    request_id: str = ""
+    seconds: float = 0.0
 
     @property
     def turn_id(self) -> str:
@@ -39,5 +41,5 @@ def encode(entry: JournalEntry) -> bytes:
 
 
 def decode(data: bytes) -> JournalEntry:
-    """The entry of `encode`."""
-    return JournalEntry(**orjson.loads(data))
+    """The entry of `encode`, or of a newer version: what this one does not know is left out."""
+    return JournalEntry(**{name: value for name, value in orjson.loads(data).items() if name in JournalEntry.__slots__})

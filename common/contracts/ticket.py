@@ -40,7 +40,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """Times are Unix seconds. `deadline` is when the caller stops waiting, None without one."""
+    """Times are Unix seconds. `deadline` is when the caller stops waiting, None without one; `traceparent` the span that handed over."""
 
     tenant: str
     agent_id: str
@@ -50,6 +50,7 @@ class Ticket:
     plan: Plan
     deadline: float | None = None
     expires: float = 0.0
+    traceparent: str = ""
 
     @property
     def expired(self) -> bool:
@@ -69,6 +70,8 @@ def sign(ticket: Ticket, secret: bytes) -> str:
         "deadline": ticket.deadline,
         "expires": time.time() + EXPIRY_SECONDS,
     }
+    if ticket.traceparent:
+        body["traceparent"] = ticket.traceparent
     signed = b"v1." + _b64(orjson.dumps(body))
     return (signed + b"." + _b64(_mac(signed, secret))).decode()
 
@@ -86,6 +89,15 @@ def verify(value: str, secret: bytes, *, late: bool = False) -> Ticket:
     if ticket.expired and not late:
         raise Unauthorized("the ticket does not hold")
     return ticket
+
+
+def traceparent_of(value: bytes) -> str:
+    """The traceparent of a ticket that need not hold: it gives no right, and a caller may send any."""
+    try:
+        found = orjson.loads(_unb64(value.split(b".")[1])).get("traceparent", "")
+    except (ValueError, IndexError, AttributeError):
+        return ""
+    return found if isinstance(found, str) else ""
 
 
 def _mac(signed: bytes, secret: bytes) -> bytes:

@@ -25,6 +25,7 @@ from common.endpoints.failures import EndpointFailed
 from common.endpoints.pools import FAILURES, Pools, reason_of
 from common.endpoints.request import CompiledEndpoint, Prepared, compile_endpoint
 from common.telemetry.metrics import Metrics
+from common.telemetry.tracing import NO_SPAN, current_span
 
 __all__ = ["CompiledEndpoint", "EndpointFailed", "HttpCaller", "compile_endpoint"]
 
@@ -96,7 +97,12 @@ class HttpCaller:
             raise
         finally:
             self._metrics.endpoint_calls_total.labels(ep.name, outcome).inc()
-            self._metrics.endpoint_seconds.labels(ep.name).observe(time.monotonic() - began)
+            seconds = time.monotonic() - began
+            self._metrics.endpoint_seconds.labels(ep.name).observe(seconds)
+            if (span := current_span()) is not NO_SPAN:
+                error = None if outcome == "ok" else outcome
+                told = {"http.request.method": ep.method, "server.address": ep.host, "loadsplit.endpoint": ep.name}
+                span.child(f"{ep.method} {ep.name}", began=time.time() - seconds, seconds=seconds, error=error, attributes=told)
 
     async def _cached(self, ep: CompiledEndpoint, request: Prepared, seconds: float) -> Any:
         # headers are part of the key: they may carry who is asking

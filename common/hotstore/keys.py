@@ -15,6 +15,7 @@
 | ls:{llm:<digest>}:r, :t | string | until the bucket is full   | requests, and tokens, a minute at an LLM target, as ls:rate  |
 | ls:reply:<tenant>/<digest> | string | the alias's `cache.ttl` | an LLM's reply to a deterministic call               |
 | ls:spent:<day>:…       | hash   | 15 min after a write    | what a tenant or its key has spent and set aside (common.hotstore.accounts) |
+| ls:log-level            | string | as the change was asked for | the level of all processes' logs                     |
 | ls:journal              | stream | bounded by trimming what was acknowledged | rule-answered turns on their way to the database |
 
 The event log of a turn that awaits an approval is kept for a day.
@@ -22,7 +23,7 @@ The event log of a turn that awaits an approval is kept for a day.
 Channels (nothing is stored): ls:cancels `turn id reason` of a turn whose end is asked for; ls:ends `tenant/session` when a turn of it has
 ended and others wait; ls:left when a process that ends has given turns up; ls:tasks the lane of tasks that are due and for which the
 process that knows of them has no room; ls:turn:<turn> news of a turn's event log; ls:session:<tenant/session> a session has new events;
-ls:deliveries there may be new messages to webhooks; ls:access:news keys or limits have changed.
+ls:deliveries there may be new messages to webhooks; ls:access:news keys or limits have changed; ls:log-level:news the log's level has.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ TASKS = "ls:tasks"
 DELIVERIES = "ls:deliveries"
 ACCESS = "ls:access"
 ACCESS_NEWS = "ls:access:news"
+LOG_LEVEL = "ls:log-level"
+LOG_LEVEL_NEWS = "ls:log-level:news"
 WINDOW_TTL = 3600
 PENDING_TTL = 86400
 EVENTS_TTL = 3600

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -24,6 +23,9 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.utils import floatToGoString
 
+from common.telemetry.genai import GENAI
+from common.telemetry.specs import Spec
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MAX_LABEL_VALUES = 128
 OTHER = "other"
@@ -33,21 +35,12 @@ _CALL = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
 _LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """One row of the catalogue. `buckets` are seconds and only for histograms."""
-
-    kind: Literal["counter", "gauge", "histogram"]
-    says: str
-    labels: tuple[str, ...] = ()
-    buckets: tuple[float, ...] = ()
-
-
 # The exported name is `loadsplit_` and the key; counters' keys end in _total, times in _seconds.
 CATALOGUE: dict[str, Spec] = {
     "requests_total": Spec("counter", "Requests answered, by tier, kind of route and HTTP status.", ("tier", "route_kind", "status")),
     "request_seconds": Spec("histogram", "Seconds from the request to the end of its reply.", ("tier",), _FAST),
     "requests_inflight": Spec("gauge", "Requests under way now.", ("tier",)),
+    "event_loop_lag_seconds": Spec("histogram", "Seconds by which the event loop was late, four samples a second.", ("tier",), _FAST),
     "rule_hits_total": Spec("counter", "Messages that a rule answered or routed, by agent and action.", ("agent", "action")),
     "learned_hits_total": Spec("counter", "Messages that a learned route answered or routed, by agent and action.", ("agent", "action")),
     "unrecorded_turns_total": Spec("counter", "Rule-answered turns that could not be journalled because the hot store was away."),
@@ -58,7 +51,7 @@ CATALOGUE: dict[str, Spec] = {
     "turns_total": Spec("counter", "Turns that ended in heavy, by state (done, failed, cancelled).", ("state",)),
     "turn_seconds": Spec("histogram", "Seconds of a turn in heavy, from its start to its commit.", (), _LONG),
     "turns_inflight": Spec("gauge", "Turns that run in this process now."),
-    "heavy_inflight_ratio": Spec("gauge", "Turns that run in this process, as a share of LOADSPLIT_MAX_INFLIGHT: what heavy scales on."),
+    "heavy_inflight_ratio": Spec("gauge", "Share of the places of this process that are taken (admission_limit): what heavy scales on."),
     "llm_calls_total": Spec("counter", "LLM calls by target, outcome (ok or how it failed) and purpose.", ("target", "outcome", "purpose")),
     "llm_first_token_seconds": Spec("histogram", "Seconds from an LLM call to its first token.", ("target",), _LONG),
     "llm_tokens_total": Spec("counter", "Tokens by target and kind (input, cached, output).", ("target", "kind")),
@@ -205,6 +198,7 @@ class Metrics:
     requests_total: Family
     request_seconds: Family
     requests_inflight: Family
+    event_loop_lag_seconds: Family
     rule_hits_total: Family
     learned_hits_total: Family
     unrecorded_turns_total: Counter
@@ -254,10 +248,10 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
         for name, spec in CATALOGUE.items():
-            setattr(self, name, self._metric(name, spec))
+            setattr(self, name, self._metric(f"loadsplit_{name}", spec))
+        self.genai: dict[str, Family] = {name: self._metric(name, spec) for name, spec in GENAI.items()}
 
-    def _metric(self, name: str, spec: Spec) -> Any:
-        full = f"loadsplit_{name}"
+    def _metric(self, full: str, spec: Spec) -> Any:
         if spec.labels:
             family = Family(full, spec)
             self.registry.register(family)

@@ -9,9 +9,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from common.contracts.ticket import HEADER, traceparent_of
 from common.errors import Overloaded
+from common.telemetry.bound import bind
 from common.telemetry.metrics import Metrics
-from common.web.asgi import ClientDisconnected, Message, Receive, Scope, Send, request_id
+from common.telemetry.tracing import NO_SPAN, NO_TRACING, Span, Tracing, checked_parent, work_under
+from common.web.asgi import ClientDisconnected, Message, Receive, Scope, Send, header, request_id
 from common.web.errors import as_loadsplit_error, problem_response
 
 # A process that is full must still say that it lives: who watches it is not refused.
@@ -21,6 +24,7 @@ WATCHERS = frozenset({"/livez", "/readyz", "/metrics", "/api/v1/health"})
 # whoever keeps connections must not find one closed that it is just writing to.
 FAREWELL_SECONDS = 1.0
 
+TICKET = HEADER.encode()
 ASGIApp = Callable[[Scope, Receive, Send], object]
 
 
@@ -72,6 +76,7 @@ class Edge:
         metrics: Metrics | None = None,
         inflight: InFlight | None = None,
         route_kind: str = "api",
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self._app = app
         self._tier = tier
@@ -79,6 +84,7 @@ class Edge:
         self._metrics = metrics or Metrics()
         self._inflight = inflight or InFlight()
         self._route_kind = route_kind
+        self._tracing = tracing
         self._seconds = self._metrics.request_seconds.labels(tier)
         self._gauge = self._metrics.requests_inflight.labels(tier)
 
@@ -88,6 +94,8 @@ class Edge:
             await self._app(scope, receive, send)  # type: ignore[misc]
             return
         rid = request_id(scope)
+        bind(request_id=rid)
+        span = self._span(scope, rid) if self._tracing.on and scope["path"] not in WATCHERS else NO_SPAN
         began = time.perf_counter()
         status = 0
 
@@ -120,6 +128,18 @@ class Edge:
                 self._gauge.set(self._inflight.count)
             self._metrics.requests_total.labels(self._tier, self._route_kind, str(status)).inc()
             self._seconds.observe(time.perf_counter() - began)
+            span.set({"http.response.status_code": status})
+            span.end(error=str(status) if status >= 500 else None)
+
+    def _span(self, scope: Scope, rid: str) -> Span:
+        """The request's span, under the one that handed it over, or the caller's."""
+        ticket = header(scope, TICKET)
+        parent = traceparent_of(ticket) if ticket else checked_parent(header(scope, b"traceparent"))
+        span = self._tracing.begin(span_name(scope), parent=parent, request_id=rid, kind="server")
+        span.set({"http.request.method": scope["method"], "loadsplit.request_id": rid})
+        work_under(span)
+        bind(trace_id=span.trace_id)
+        return span
 
     def _headers(self, headers: object, rid: str, began: float) -> list[tuple[bytes, bytes]]:
         kept: list[tuple[bytes, bytes]] = list(headers)  # type: ignore[call-overload]
@@ -133,3 +153,8 @@ class Edge:
             if name not in there:
                 kept.append((name, value.encode()))
         return kept
+
+
+def span_name(scope: Scope) -> str:
+    """Method and the first parts of the path: ids come behind them."""
+    return f"{scope['method']} {'/'.join(scope['path'].split('/')[:4])}"

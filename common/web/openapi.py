@@ -48,7 +48,7 @@ async def openapi_json(request: Request) -> Response:
 
 async def docs(request: Request) -> Response:
     """Handler of /docs."""
-    return Response(docs_page(), media_type="text/html", headers={"content-security-policy": _POLICY, "x-content-type-options": "nosniff"})
+    return Response(docs_page(), media_type="text/html", headers={"content-security-policy": _POLICY})
 
 
 def _page(doc: Mapping[str, Any]) -> Iterator[str]:

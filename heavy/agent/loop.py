@@ -319,5 +319,5 @@ class _Run:
 
 def _result(call: ToolCall, result: ToolResult) -> Message:
     if result.shown.strip():
-        return Message("tool", result.shown, tool_call_id=call.id, author=SHOWN)
-    return Message("tool", for_model(result.value), tool_call_id=call.id)
+        return Message("tool", result.shown, tool_call_id=call.id, author=SHOWN, ms=result.duration_ms or None)
+    return Message("tool", for_model(result.value), tool_call_id=call.id, ms=result.duration_ms or None)

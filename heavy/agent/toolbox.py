@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import orjson
 
+from common.telemetry.tracing import current_span
 from heavy.agent.tool_schema import Arguments
 from heavy.llm.types import Message, ToolCall, ToolSpec
 
@@ -118,6 +119,15 @@ class Toolbox:
         """Executes a checked call and measures it."""
         if self._run is None:
             return failed("this tool cannot be executed")
-        start = time.perf_counter()
+        start, began = time.perf_counter(), time.time()
         result = await self._run(call, arguments)
-        return replace(result, duration_ms=round((time.perf_counter() - start) * 1000, 1))
+        done = replace(result, duration_ms=round((time.perf_counter() - start) * 1000, 1))
+        current_span().child(
+            f"execute_tool {call.name}",
+            began=began,
+            seconds=done.duration_ms / 1000,
+            kind="internal",
+            error=None if done.ok else "tool_failed",
+            attributes={"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": call.name, "gen_ai.tool.call.id": call.id},
+        )
+        return done

@@ -217,4 +217,5 @@ class Dispatcher:
                 plan=plan,
                 max_attempts=task.max_attempts,
                 request_id=request_id_of(task),
+                traceparent=str(task.request.get("traceparent", "")),
             )

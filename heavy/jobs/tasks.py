@@ -10,6 +10,7 @@ from common.contracts import session_events as events
 from common.contracts.problem import problem
 from common.contracts.query import Query
 from common.errors import Conflict, LoadsplitError
+from common.telemetry.tracing import current_span
 from heavy.jobs.rows import OPEN, NewTask, TaskEnd, TaskRow, TaskStatus
 from heavy.turns.rows import SessionEvent
 from heavy.turns.states import TERMINAL, TurnState
@@ -30,9 +31,12 @@ _EVENTS: Mapping[TaskStatus, str] = {
 }
 
 
-def stored_request(query: Query, request_id: str) -> dict[str, Any]:
-    """A query as it stands in a task; its session and agent have columns of their own."""
-    return {"message": query.message, "user_id": query.user_id, "context": dict(query.context), "request_id": request_id}
+def stored_request(query: Query, request_id: str, *, traced: bool = False) -> dict[str, Any]:
+    """A query as it stands in a task; its session and agent have columns of their own. `traced`: it is part of the trace of the request
+    that it came with."""
+    request = {"message": query.message, "user_id": query.user_id, "context": dict(query.context), "request_id": request_id}
+    parent = current_span().traceparent if traced else ""
+    return {**request, "traceparent": parent} if parent else request
 
 
 def query_of(task: TaskRow) -> Query:

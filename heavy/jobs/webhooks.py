@@ -20,6 +20,7 @@ from common.endpoints.post import Posted, Poster
 from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
 from common.telemetry.metrics import Metrics
+from heavy.jobs.webhook_spans import NOT_TRACED, Traced
 from heavy.turns.stores import DatabaseUnavailable
 from heavy.turns.webhooks import DISABLED, DeliveryStore, DueDelivery, Room, Verdict
 
@@ -51,6 +52,7 @@ class Deliverer:
         metrics: Metrics,
         ticket_key: bytes,
         *,
+        traced: Traced = NOT_TRACED,
         schedule: Sequence[float] = SCHEDULE,
         attempt_seconds: float = ATTEMPT_SECONDS,
         hold_seconds: float = HOLD_SECONDS,
@@ -61,6 +63,7 @@ class Deliverer:
         self._poster = poster
         self._metrics = metrics
         self._ticket_key = ticket_key
+        self._traced = traced
         self._schedule = schedule
         self._attempt_seconds = attempt_seconds
         self._hold_seconds = hold_seconds
@@ -136,10 +139,12 @@ class Deliverer:
             return Verdict(False, None, row.last_status, "none of its attempts came to an end")
         body, now = body_of(row.type, row.at, row.data), int(time.time())
         secret = due.secret or tenant_secret(self._ticket_key, row.tenant)
-        began = time.monotonic()
+        began, began_at = time.monotonic(), time.time()
         headers = signed_headers(secret, row.delivery_id, now, body)
         posted = await self._poster.post(due.url, body, headers, seconds=self._attempt_seconds)
-        self._metrics.webhook_seconds.observe(time.monotonic() - began)
+        seconds = time.monotonic() - began
+        self._metrics.webhook_seconds.observe(seconds)
+        await self._traced.attempt(row, began_at, seconds, posted)
         return self._judge(row.attempts, posted)
 
     def _judge(self, attempts: int, posted: Posted) -> Verdict:

@@ -9,10 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from common.contracts.query import Usage, new_turn_id
+from common.telemetry.genai import DURATION, FIRST_CHUNK, FIRST_SEEN, USED
+from common.telemetry.tracing import NO_SPAN, current_span
 from heavy.llm.admission import Place
 from heavy.llm.headers import pause
 from heavy.llm.legs import Ask, Books, CallRecord
 from heavy.llm.prices import cost, prices_of
+from heavy.llm.spans import span_of
 from heavy.llm.tokens import tokens_of
 from heavy.llm.types import CallUsage, LLMCallFailed, Target
 
@@ -25,6 +28,8 @@ FINAL = frozenset({"invalid_request"})
 ALARMING = frozenset({"auth", "not_found", "spend_limit"})
 # With a time to wait these are no fault of the target: it is only asked to pause.
 WANTS_A_PAUSE = frozenset({"rate_limited", "overloaded"})
+
+CHAT = "chat"  # gen_ai.operation.name of all our calls
 
 # Seconds by which a timer may go off early.
 CLOSE = 0.05
@@ -54,10 +59,12 @@ class Counting:
             log.warning("the price of %s is not known: its calls count as free; set `prices` in the models file", target.name)
         usage.cost_usd = cost(usage, prices)
 
-    def first_token(self, target: str, seconds: float) -> None:
+    def first_token(self, target: Target, seconds: float) -> None:
         """The first piece of an answer."""
         if self._metrics is not None:
-            self._metrics.llm_first_token_seconds.labels(target).observe(seconds)
+            self._metrics.llm_first_token_seconds.labels(target.name).observe(seconds)
+            for name in (FIRST_CHUNK, FIRST_SEEN):
+                self._metrics.genai[name].labels(CHAT, target.provider, target.model).observe(seconds)
 
     def health(self, target: str, out: bool) -> None:
         """Whether a target gets calls."""
@@ -66,13 +73,19 @@ class Counting:
 
     def call(self, record: CallRecord) -> None:
         """A call that has ended."""
+        if (span := current_span()) is not NO_SPAN:
+            span.child(**span_of(record))
         if self._books is not None:
             self._books.record(record)
         if self._metrics is None:
             return
         usage, target = record.usage, record.target
         self._metrics.llm_calls_total.labels(target, record.outcome, record.spender.purpose).inc()
+        named = (CHAT, target.partition("/")[0], record.model)
+        self._metrics.genai[DURATION].labels(*named, "" if record.outcome == "ok" else record.outcome).observe(record.seconds)
         if usage.input_tokens or usage.output_tokens:
+            for kind, tokens in (("input", usage.input_tokens), ("output", usage.output_tokens)):
+                self._metrics.genai[USED].labels(*named, kind).observe(tokens)
             fresh = usage.input_tokens - usage.cached_tokens
             for kind, tokens in (("input", fresh), ("cached", usage.cached_tokens), ("output", usage.output_tokens)):
                 self._metrics.llm_tokens_total.labels(target, kind).inc(tokens)
@@ -103,7 +116,7 @@ class GatewayLeg:
         if self._first is None:
             self._first = self._loop.time() - self._began
             self._place.standing.quick(self._first)
-            self._counting.first_token(self.target.name, self._first)
+            self._counting.first_token(self.target, self._first)
 
     def told(self, headers: Mapping[str, str]) -> None:
         """The headers of the provider's reply."""

@@ -27,7 +27,8 @@ class Message:
     """One message of a conversation. `tool_calls` only on assistant messages, `tool_call_id` only on tool messages (their results).
 
     `author` is who wrote it where the role does not tell: `human` (a colleague, as assistant), `timer` (a note in the user's place),
-    `shown` (a tool's result that the user has read as it stands). Providers are never sent it.
+    `shown` (a tool's result that the user has read as it stands). `ms` is how long a tool's call took, on its result. Providers are sent
+    neither.
     """
 
     role: Role
@@ -35,6 +36,7 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     author: str | None = None
+    ms: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

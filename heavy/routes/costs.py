@@ -53,8 +53,8 @@ async def list_calls(request: Request) -> Response:
     unless `from` says more."""
     caller = caller_of(request.scope)
     caller.need("admin")
-    until = _time(request, "to", time.time())
-    wanted = Wanted(reach(caller, request), _time(request, "from", until - DAY), until)
+    until = time_asked(request, "to", time.time())
+    wanted = Wanted(reach(caller, request), time_asked(request, "from", until - DAY), until)
     given: dict[str, Any] = {name: value for name in FILTERS if (value := request.query_params.get(name)) is not None}
     limit = number(request, "limit", 100, MAX_CALLS)
     ledger = heavy_of(request.scope).stores.ledger
@@ -118,7 +118,8 @@ def _day(asked: Mapping[str, str], name: str) -> date | None:
         raise InvalidRequest(f"{name} must be a day such as 2026-11-30 (UTC)", field=name) from None
 
 
-def _time(request: Request, name: str, default: float) -> float:
+def time_asked(request: Request, name: str, default: float) -> float:
+    """A query parameter that is a time, in Unix seconds. Raises InvalidRequest naming it."""
     value = request.query_params.get(name)
     if value is None:
         return default

@@ -15,6 +15,7 @@ from common.hotstore.protocol import HotStore
 from common.telemetry.metrics import Metrics
 from common.web.asgi import Headers
 from common.web.auth import Caller, KeyRing
+from common.web.log_level import LogLevel
 from heavy.jobs.dispatch import Dispatcher
 from heavy.jobs.journal import JournalMover
 from heavy.jobs.settle import Settling
@@ -59,6 +60,7 @@ class Heavy:
     access: AccessKeeper
     quotas: Quotas
     metrics: Metrics
+    log_level: LogLevel
     explain: Explain | None = None
 
 

@@ -21,6 +21,7 @@ from heavy.routes.deliveries import get_delivery, list_deliveries, replay_delive
 from heavy.routes.events import SessionEvents, session_socket
 from heavy.routes.handoff import list_sessions, post_handoff
 from heavy.routes.learned import forget_learned, list_learned, match, propose_rules
+from heavy.routes.log_level import delete_log_level, get_log_level, put_log_level
 from heavy.routes.models import get_model, list_models
 from heavy.routes.page import asset, index
 from heavy.routes.purge import get_purge
@@ -29,7 +30,9 @@ from heavy.routes.relay import COUNT_TOKENS, MESSAGES, Messages
 from heavy.routes.schedules import delete_schedule, get_schedule, list_schedules, patch_schedule, post_schedule
 from heavy.routes.sessions import delete_session, get_session
 from heavy.routes.state import heavy_of
+from heavy.routes.stats import get_stats
 from heavy.routes.tasks import delete_task, get_task, list_tasks, post_async, retry_task
+from heavy.routes.traces import get_trace, list_turns
 from heavy.routes.turns import cancel_turn, get_turn, stream_turn
 from heavy.routes.webhooks import (
     change_webhook,
@@ -84,6 +87,12 @@ def resource_routes(inflight: InFlight) -> list[BaseRoute]:
         Route("/admin/api/tenants/{tenant}", put_tenant, methods=["PUT"]),
         Route("/admin/api/costs", get_costs, methods=["GET"]),
         Route("/admin/api/calls", list_calls, methods=["GET"]),
+        Route("/admin/api/turns", list_turns, methods=["GET"]),
+        Route("/admin/api/turns/{turn_id}", get_trace, methods=["GET"]),
+        Route("/admin/api/stats", get_stats, methods=["GET"]),
+        Route("/admin/api/log-level", get_log_level, methods=["GET"]),
+        Route("/admin/api/log-level", put_log_level, methods=["PUT"]),
+        Route("/admin/api/log-level", delete_log_level, methods=["DELETE"]),
         Route("/admin/api/purge", get_purge, methods=["GET"]),
         *watch_routes(inflight),
         Route("/", index, methods=["GET"]),
@@ -159,6 +168,7 @@ async def health(role: str, request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """The Prometheus page."""
     heavy = heavy_of(request.scope)
+    heavy.metrics.heavy_inflight_ratio.set(heavy.turns.entrance.under_way / heavy.turns.entrance.limit.now)
     return await pages.metrics_page(heavy.metrics)(request)
 
 

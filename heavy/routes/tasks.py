@@ -37,7 +37,7 @@ async def post_async(request: Request) -> Response:
         task_id=key.ids[0] if key else new_turn_id(),
         session_id=query.session_id,
         agent_id=agent.workflow.agent_id,
-        request=stored_request(query, request_id(request.scope)),
+        request=stored_request(query, request_id(request.scope), traced=True),
         max_attempts=options.max_attempts,
         run_at=options.run_at,
         delay_seconds=options.delay_seconds,

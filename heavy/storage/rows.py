@@ -42,7 +42,9 @@ def message_json(message: Message) -> str:
 def message_of(content: str) -> Message:
     """The message of `message_json`."""
     doc = orjson.loads(content)
-    return Message(doc["role"], doc["content"], tuple(ToolCall(**c) for c in doc["tool_calls"]), doc["tool_call_id"], doc.get("author"))
+    return Message(
+        doc["role"], doc["content"], tuple(ToolCall(**c) for c in doc["tool_calls"]), doc["tool_call_id"], doc.get("author"), doc.get("ms")
+    )
 
 
 def usage_of(row: Row) -> Usage:
@@ -189,7 +191,7 @@ def accepted_of(row: Row, turn: NewTurn, owner: str, lease_seconds: float) -> Ac
 # One rule-answered turn, as both dialects store it. The names are those of the columns `record_rule_turns` reads.
 RULE_COLUMNS = (
     "tenant", "session_id", "turn_id", "agent_id", "user_id", "status", "config_hash", "greeting",
-    "request", "reply", "question", "answer", "at",
+    "request", "reply", "question", "answer", "at", "began",
 )  # fmt: skip
 
 
@@ -212,10 +214,12 @@ def rule_rows(entries: Sequence[JournalEntry]) -> list[tuple[Any, ...]]:
             message_json(Message("user", e.message)),
             message_json(Message("assistant", str(e.reply.get("message", "")))),
             e.at,
+            e.at - e.seconds,
         )
     return list(rows.values())
 
 
 def _rule_request(e: JournalEntry) -> dict[str, Any]:
     request = {"message": e.message, "session_id": e.session_id, "user_id": e.user_id, "agent_id": e.agent_id}
-    return {**request, "fingerprint": e.fingerprint} if e.fingerprint else request
+    more = {"request_id": e.request_id, "fingerprint": e.fingerprint}
+    return {**request, **{name: value for name, value in more.items() if value}}

@@ -52,7 +52,7 @@ class Entrance:
         self._full_since: float | None = None  # or since when the last place got free, while it is full
         self._waiting = metrics.admission_waiting
         self._refused = metrics.admission_refusals_total
-        owner.on_room = self._freed
+        owner.on_room, owner.pace = self._freed, self.pace
 
     @property
     def under_way(self) -> int:

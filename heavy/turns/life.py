@@ -16,6 +16,7 @@ from common.contracts.query import OnBusy, Query
 from common.contracts.ticket import Plan
 from common.errors import NotFound, Overloaded
 from common.hotstore.protocol import HotStore
+from common.telemetry.tracing import current_span
 from heavy.actions.compiled import CompiledWorkflow
 from heavy.agent.steps import ApprovalDecision
 from heavy.turns import approval, timers, window
@@ -113,7 +114,7 @@ class Turns:
                 return Submitted(decided)
         if on_busy == "interrupt":
             await self._interrupt(tenant, query.session_id, turn_id)
-        request = {"deadline": deadline, "streaming": streaming, "request_id": request_id}
+        request = {"deadline": deadline, "streaming": streaming, "request_id": request_id, **_traced(current_span().traceparent)}
         if keyed is not None:
             request["fingerprint"] = keyed.fingerprint
         new = _new_turn(query, agent, tenant, turn_id, request, plan=plan, on_busy=on_busy)
@@ -132,7 +133,7 @@ class Turns:
         return query.form is not None or asks_model(self._agents.choose(query.agent_id), session, plan)
 
     async def run_task(
-        self, query: Query, *, tenant: str, turn_id: str, plan: Plan | None, max_attempts: int, request_id: str
+        self, query: Query, *, tenant: str, turn_id: str, plan: Plan | None, max_attempts: int, request_id: str, traceparent: str = ""
     ) -> OwnedTurn | TurnRow:
         """Runs a task as a turn with that id, or goes on with the turn that an earlier attempt has left. A failure that may pass puts the
         turn off (state accepted, `not_before`) as long as it has been tried less than `max_attempts` times.
@@ -143,6 +144,7 @@ class Turns:
         if self.room <= 0:
             raise Overloaded(FULL, retry_after=1)
         request = {"deadline": None, "streaming": False, "request_id": request_id, "task": {"max_attempts": max_attempts}}
+        request |= _traced(traceparent)
         turn, _ = await self._accept(_new_turn(query, agent, tenant, turn_id, request, plan=plan))
         if not isinstance(turn, TurnRow) or turn.state != "accepted":
             return turn
@@ -270,6 +272,11 @@ def _new_turn(
         plan=asdict(plan) if plan else None,
         when_busy="enqueue" if on_busy == "interrupt" else on_busy,
     )
+
+
+def _traced(traceparent: str) -> dict[str, str]:
+    """What makes later attempts, on whichever node, part of the request's trace."""
+    return {"traceparent": traceparent} if traceparent else {}
 
 
 def _form(query: Query) -> dict[str, Any]:

@@ -16,12 +16,14 @@ from typing import Any
 from common.errors import DeadlineExceeded, Internal, InvalidRequest, LoadsplitError
 from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
+from common.telemetry.bound import bind
 from common.telemetry.metrics import Metrics
-from heavy.turns import window
+from common.telemetry.tracing import NO_TRACING, Tracing
+from heavy.turns import lines, window
 from heavy.turns.agents import Agents
 from heavy.turns.log import TurnLog
 from heavy.turns.owner import OwnedTurn, TurnOwner
-from heavy.turns.pace import FirstWord, Pace
+from heavy.turns.pace import FirstWord
 from heavy.turns.rows import Accepted, TurnRow
 from heavy.turns.run import LeftBehind, Run, RunParts
 from heavy.turns.states import TERMINAL
@@ -46,7 +48,7 @@ class Lives:
         agents: Agents,
         parts: RunParts,
         metrics: Metrics,
-        pace: Pace | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self._stores = stores
         self._hotstore = hotstore
@@ -54,7 +56,7 @@ class Lives:
         self._agents = agents
         self._parts = parts
         self._metrics = metrics
-        self._pace = pace
+        self._tracing = tracing
         self._tasks: set[asyncio.Task[None]] = set()
         self._leaving: asyncio.Task[None] | None = None
 
@@ -127,6 +129,8 @@ class Lives:
         """From the accepted row to the end of the turn, whatever happens."""
         row, started = accepted.turn, time.monotonic()
         request_id = str(row.request.get("request_id", ""))
+        bind(request_id=request_id, turn_id=row.turn_id)
+        span = lines.begin_span(self._tracing, row)
         others = True
         self._metrics.turns_inflight.inc()
         try:
@@ -137,12 +141,14 @@ class Lives:
                 peeked = await window.peek(self._hotstore, turn.tenant, turn.session_id)
             if row.cancel_requested and turn.cancelled is None:
                 turn.cancelled = row.cancel_reason or "cancelled"
-            if self._pace is not None and row.attempt == 1:
-                turn.first_word = FirstWord(self._pace, row.agent_id, bool(row.request.get("streaming")))
+            if self._owner.pace is not None and row.attempt == 1:
+                turn.first_word = FirstWord(self._owner.pace, row.agent_id, bool(row.request.get("streaming")))
             run = Run(self._parts, self._agents.of_turn(row.agent_id), session, row, turn)
             others = await self._run(turn, run, peeked, request_id)
             if run.state in TERMINAL:
                 self._metrics.turns_total.labels(run.state).inc()
+            if run.ended is not None:
+                lines.tell(row, turn, *run.ended)
         except (LeaseLost, LeftBehind, asyncio.CancelledError) as e:
             # another node has the turn, or this one ends: the row stays as it is and the lease decides
             if turn.lost or (isinstance(e, LeaseLost) and turn.error is None):
@@ -152,6 +158,7 @@ class Lives:
             log.error("turn %s could not be committed: %s", turn.turn_id, e.detail)
             turn.error = e
         finally:
+            span.end(error="not_ended" if turn.error else None)
             turn.events.abandon()  # however it came here: readers never wait for a turn that has no run
             self._metrics.turns_inflight.dec()
             self._owner.free(turn)

@@ -20,7 +20,7 @@ from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
 from heavy.settings import LEASE_SECONDS
 from heavy.turns.log import TurnLog
-from heavy.turns.pace import FirstWord
+from heavy.turns.pace import FirstWord, Pace
 from heavy.turns.stores import DatabaseUnavailable, TurnStore
 
 LISTEN_AGAIN_SECONDS = 1.0
@@ -67,6 +67,7 @@ class TurnOwner:
         self._owned: dict[str, OwnedTurn] = {}
         self.busy = 0  # turns that have not ended
         self.held: Counter[str] = Counter()  # the same of each tenant that has any here
+        self.pace: Pace | None = None  # hears of first words
         self.on_room: Callable[[], None] = lambda: None  # called when a place has got free
         self._waiting: dict[tuple[str, str], list[OwnedTurn]] = {}
 

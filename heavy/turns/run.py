@@ -78,6 +78,7 @@ class Run:
 
     def __init__(self, parts: RunParts, agent: CompiledWorkflow, session: SessionRow, row: TurnRow, turn: OwnedTurn) -> None:
         self.state: TurnState = "done"
+        self.ended: tuple[Finish, float] | None = None  # how, and the database's time of it
         self.deadline: float | None = row.request.get("deadline")
         self.agent_id = row.agent_id
         self._parts = parts
@@ -85,7 +86,7 @@ class Run:
         self._session = session
         self._row = row
         self._turn = turn
-        self._told = Telling(turn.events)
+        self._told = Telling(turn.events, turn.spoke)
         self._fence = Fence(row.tenant, row.session_id, row.turn_id, row.attempt)
         self._plan = Plan(**row.plan) if row.plan else None
         self._message: str = row.request["message"]
@@ -143,7 +144,7 @@ class Run:
         self._route = Route(**told) if (told := self._told.route()) else route
         self._told.once("route", route)
         if self._needs_greeting() and not self._agent.is_silent(route.action_type, route.action_target):
-            self._told.say((self._agent.workflow.greeting or "") + "\n\n")
+            self._told.greet((self._agent.workflow.greeting or "") + "\n\n")
 
     @contextlib.asynccontextmanager
     async def _knowledge(self) -> AsyncIterator[Knowledge | None]:
@@ -252,7 +253,6 @@ class Run:
         result: ActionResult | None = None
         async with contextlib.aclosing(act(context, decision.intent)) as items:
             async for item in items:
-                self._turn.spoke(decision.kind)
                 if isinstance(item, Delta):
                     self._told.say(item.text if aloud else "")
                 elif isinstance(item, Step):
@@ -346,7 +346,7 @@ class Run:
         greeting = self._greeting if self._told.text or session.greeting == self._greeting else session.greeting
         after = await self._parts.stores.turns.finish(
             self._fence,
-            Finish(
+            end := Finish(
                 state=state,
                 first_idx=len(self._transcript),
                 messages=result.messages,
@@ -363,6 +363,7 @@ class Run:
                 timers=then.timers,
             ),
         )
+        self.ended = (end, after.updated_at)
         self._turn.events.committed = True
         await self._warm(after, [*self._history, *self._transcript, *result.messages])
         if then.events:

@@ -33,6 +33,7 @@ from heavy.turns.rows import (
     TimerRow,
     TurnRow,
 )
+from heavy.turns.search import TurnSearch
 from heavy.turns.webhooks import DeliveryStore, WebhookStore
 
 
@@ -213,6 +214,7 @@ class Stores(Protocol):
     deliveries: DeliveryStore
     access: AccessStore
     ledger: LedgerStore
+    search: TurnSearch
 
     async def ping(self) -> float:
         """Seconds of one round trip. Raises DatabaseUnavailable."""

@@ -15,7 +15,9 @@ from common.contracts.idempotency import HEADER, REPLAYED, keyed
 from common.contracts.query import ON_BUSY_HEADER, Query, new_turn_id, parse_on_busy, parse_query
 from common.contracts.ticket import Plan, Ticket, sign
 from common.errors import DependencyUnavailable, InvalidRequest, LoadsplitError, MethodNotAllowed
+from common.telemetry.bound import bind_turn
 from common.telemetry.metrics import Metrics
+from common.telemetry.tracing import NO_TRACING, Tracing
 from common.web.asgi import ClientDisconnected, Receive, Scope, Send, read_body, request_id
 from common.web.auth import KeyRing
 from common.web.errors import as_loadsplit_error, problem_response
@@ -27,6 +29,8 @@ from lightweight.door import Door
 from lightweight.handoff import Handoff
 from lightweight.idempotency import Idempotency
 from lightweight.matching.match import Match
+from lightweight.query.lines import TurnLines
+from lightweight.query.spans import answered_span, begin_span, end_span
 from lightweight.replies import stream, stream_again
 
 MAX_TIMEOUT = 3600.0
@@ -59,6 +63,8 @@ class QueryEndpoint:
         metrics: Metrics,
         inflight: InFlight,
         door: Door,
+        lines: TurnLines | None = None,
+        tracing: Tracing = NO_TRACING,
         streaming: bool = False,
         kind: str | None = None,
     ) -> None:
@@ -71,6 +77,8 @@ class QueryEndpoint:
         self._ticket_key = ticket_key
         self._inflight = inflight
         self._door = door
+        self._lines = lines
+        self._tracing = tracing
         self._streaming = streaming
         self._kind = kind or ("query_stream" if streaming else "query")
         self._requests = metrics.requests_total
@@ -100,6 +108,8 @@ class QueryEndpoint:
             door.count -= 1
             (self._answered if status == 200 else self._requests.labels("lightweight", self._kind, str(status))).inc()
             self._seconds.observe(perf_counter() - began)
+            if self._tracing.on:
+                end_span(scope, status)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, began: float) -> int:
         if scope["method"] != "POST":
@@ -129,9 +139,13 @@ class QueryEndpoint:
         """Answers a query by rule, or hands the request on (with `hand_on` also where a rule could answer)."""
         headers = dict(scope["headers"])
         parse_on_busy(headers.get(ON_BUSY_HEADER))  # it concerns heavy; nonsense is refused whoever answers
-        turn = Turn(tenant, new_turn_id(), query, _deadline(headers.get(b"x-loadsplit-timeout")))
+        turn = Turn(tenant, new_turn_id(), query, _deadline(headers.get(b"x-loadsplit-timeout")), began=began)
         if b"x-request-id" not in headers:  # then the turn's digits do: fresh random ones would cost a system call more
             scope.setdefault("state", {})["request_id"] = turn.turn_id[2:]
+        turn.request_id = request_id(scope)
+        bind_turn(turn.request_id, turn.turn_id)
+        if self._tracing.on:
+            turn.traceparent = begin_span(self._tracing, scope, headers, turn, agent)
         match = agent.matcher.match(query.message, context=query.context)
         matched = perf_counter() - began
         if match and not match.ambiguous:
@@ -144,7 +158,11 @@ class QueryEndpoint:
         if isinstance(answer, Plan):
             await self._hand_off(scope, receive, send, body, agent, turn, answer)
             return 200
-        await reply(send, agent, turn, answer, request_id(scope), matched, began)
+        await reply(send, agent, turn, answer, turn.request_id, matched, began)
+        if self._tracing.on:
+            answered_span(scope, answer)
+        if self._lines is not None:
+            self._lines.tell(agent, turn, answer, matched, began)
         return 200
 
     async def _answer_once(self, agent: Agent, turn: Turn, match: Match | None, key: bytes) -> Answer | Plan | bytes:
@@ -181,7 +199,9 @@ class QueryEndpoint:
     async def _hand_off(self, scope: Scope, receive: Receive, send: Send, body: bytes, agent: Agent, turn: Turn, plan: Plan) -> None:
         self._handoffs.inc()
         session_id = turn.query.session_id
-        ticket = Ticket(turn.tenant, agent.workflow.agent_id, session_id, turn.turn_id, agent.config_hash, plan, turn.deadline)
+        ticket = Ticket(
+            turn.tenant, agent.workflow.agent_id, session_id, turn.turn_id, agent.config_hash, plan, turn.deadline, 0.0, turn.traceparent
+        )
         try:
             await self._onward(scope, receive, send, body, sign(ticket, self._ticket_key), f"{turn.tenant}/{session_id}")
         except DependencyUnavailable as e:

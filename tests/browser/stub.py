@@ -17,11 +17,11 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from common.contracts.events import RETRY, Event, frame, payload
+from common.web.security_headers import POLICY
 from tests.support.services import free_port
 from tests.support.waiting import wait_until_sync
 
 PAGE = Path(__file__).parents[2] / "heavy" / "page"
-CSP = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'"
 NO_USAGE = {"llm_calls": 0, "input_tokens": 0, "cached_tokens": 0, "output_tokens": 0, "cost_usd": 0.0}
 LLM_USAGE = {"llm_calls": 3, "input_tokens": 812, "cached_tokens": 256, "output_tokens": 64, "cost_usd": 0.000321}
 RULE = {"tier": "lightweight", "action_type": "flow", "action_target": "opening_hours", "matched_by": "rule", "pattern": "opening hours"}
@@ -182,7 +182,7 @@ async def _health(request: Request) -> Response:
 
 async def _page(request: Request) -> Response:
     name = request.path_params.get("name", "index.html")
-    return FileResponse(PAGE / name, headers={"Content-Security-Policy": CSP})
+    return FileResponse(PAGE / name, headers={"Content-Security-Policy": POLICY})
 
 
 def create_app() -> Starlette:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 from pathlib import Path
 
@@ -75,6 +76,33 @@ async def test_a_database_of_the_first_version_keeps_its_rows_and_goes_on(old_da
     assert (after.active, after.status, after.message_count) == (0, "ready", 5)
     assert (await accept(stores, "t_5", session_id="s2")).turn.seq == 2
     await stores.aclose()
+
+
+NEWER = """
+CREATE TABLE of_tomorrow (id text PRIMARY KEY);
+ALTER TABLE sessions ADD COLUMN of_tomorrow text NOT NULL DEFAULT 'x';
+INSERT INTO schema_migrations VALUES ('9999_of_tomorrow', 1);
+"""
+
+
+async def test_a_schema_of_the_next_release_is_worked_on(old_database: str) -> None:
+    await migrate(old_database)
+    await execute(old_database, NEWER)
+    assert await migrate(old_database) == []
+    stores = await open_stores(old_database)
+    assert (await accept(stores, "t_5", session_id="s2")).turn.seq == 2
+    assert (await accept(stores, "t_6", session_id="s3")).turn.seq == 1
+    await stores.aclose()
+
+
+def test_the_release_before_works_on_what_a_migration_makes() -> None:
+    for migration in migrations("postgres"):  # SQLite makes tables anew, with the same columns and more
+        sql = migration.sql.upper()
+        assert not re.search(r"\b(DROP|RENAME) (TABLE|COLUMN)\b|\bRENAME TO\b", sql), (
+            f"{migration.name} takes away what the release before reads"
+        )
+        for added in re.findall(r"ADD COLUMN ([^,;]*)", sql):
+            assert "NOT NULL" not in added or "DEFAULT" in added, f"{migration.name}: the release before cannot write {added}"
 
 
 async def test_turn_ids_are_still_unique_and_states_still_checked(old_database: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nginx.__main__ import main
+from nginx.__main__ import main, system_resolver
 from nginx.render import TEMPLATES, RenderSettings, render, write
 from tests.support.services import find_binary
 
@@ -109,6 +109,25 @@ def test_the_command_writes_the_files_and_refuses_in_one_line(tmp_path: Path, ca
     assert "server heavy:8201 resolve" in (tmp_path / "upstreams/heavy.conf").read_text()
     assert main(["--out", str(tmp_path), "--heavy", "{"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("search a.svc\nnameserver 10.96.0.10\nnameserver 1.1.1.1\n", "10.96.0.10"),
+        ("# nameserver 1.1.1.1\n nameserver\t fd00::10\n", "[fd00::10]"),
+    ],
+)
+def test_the_resolver_of_the_machine(text: str, found: str, tmp_path: Path) -> None:
+    (tmp_path / "resolv.conf").write_text(text)
+    assert system_resolver(tmp_path / "resolv.conf") == found
+    assert f"resolver {found} valid=2s" in render(replace(SCALED, resolver=found))["upstreams/heavy.conf"]
+
+
+def test_a_machine_without_one_is_told(tmp_path: Path) -> None:
+    (tmp_path / "resolv.conf").write_text("search a.svc\n")
+    with pytest.raises(ValueError, match=r"--resolver auto: .*resolv\.conf names no name server"):
+        system_resolver(tmp_path / "resolv.conf")
 
 
 def test_the_templates_need_nothing_but_the_standard_library() -> None:

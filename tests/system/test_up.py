@@ -122,7 +122,8 @@ async def _kill(process: asyncio.subprocess.Process, reading: asyncio.Task[None]
 
 
 async def test_private_stores_both_tiers_and_nginx(up: StartUp) -> None:
-    split = await up(environ={}, lightweight=2, heavy=2)
+    admin_port = free_port()
+    split = await up(environ={"LOADSPLIT_ADMIN_PORT": str(admin_port)}, lightweight=2, heavy=2)
     await split.ready()
     settings = (await split.query())["settings"]
     assert settings["LOADSPLIT_HANDOFF"] == "accel"
@@ -137,6 +138,8 @@ async def test_private_stores_both_tiers_and_nginx(up: StartUp) -> None:
     assert {"nginx", "redis-server", "postgres"} <= names
     for name in ("lightweight-1", "lightweight-2", "heavy-1", "heavy-2"):
         assert split.said(rf"^{name} \| serving")
+    assert split.said(rf"^  heavy-1 .*:{admin_port}  \(/metrics, /admin\)")
+    assert split.said(rf"^  heavy-2 .*:{admin_port + 1}  \(/metrics, /admin\)")
     children = split.descendants()
     split.process.send_signal(signal.SIGTERM)
     assert await split.ended() == 0

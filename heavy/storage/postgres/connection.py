@@ -24,6 +24,7 @@ from heavy.storage.postgres.deliveries import PostgresDeliveries
 from heavy.storage.postgres.learned import PostgresLearned
 from heavy.storage.postgres.ledger import PostgresLedger
 from heavy.storage.postgres.schedules import PostgresSchedules
+from heavy.storage.postgres.search import PostgresSearch
 from heavy.storage.postgres.sessions import PostgresSessions
 from heavy.storage.postgres.tasks import PostgresTasks
 from heavy.storage.postgres.timers import PostgresTimers
@@ -32,6 +33,7 @@ from heavy.storage.postgres.upkeep import PostgresUpkeep
 from heavy.storage.postgres.webhooks import PostgresWebhooks
 from heavy.tenants.stores import AccessStore
 from heavy.turns.learned_routes import LearnedStore
+from heavy.turns.search import TurnSearch
 from heavy.turns.stores import DatabaseUnavailable, SessionStore, TimerStore, TurnStore
 from heavy.turns.webhooks import DeliveryStore, WebhookStore
 
@@ -164,6 +166,7 @@ class PostgresStores:
         self.deliveries: DeliveryStore = PostgresDeliveries(database)
         self.access: AccessStore = PostgresAccess(database)
         self.ledger: LedgerStore = PostgresLedger(database)
+        self.search: TurnSearch = PostgresSearch(database)
 
     async def ping(self) -> float:
         """Seconds of one round trip."""

@@ -13,14 +13,15 @@ from heavy.storage.rows import rule_rows, timer_values
 from heavy.turns.rows import ArmTimer
 from heavy.turns.stores import DatabaseUnavailable
 
-# Arrays in the order of rows.RULE_COLUMNS, then $14 agents with a timer, and their timers' $15 kinds, $16 ids, $17 positions, $18 delays.
+# Arrays in the order of rows.RULE_COLUMNS, then $15 agents with a timer, and their timers' $16 kinds, $17 ids, $18 positions, $19 delays.
 # Sessions are locked in key order, so two movers can't lock each other out. Each turn is looked up by itself (LATERAL, LIMIT): a join that
 # was planned while there were few reads them all.
 RECORD = f"""
 WITH input AS (
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
-        $10::text[], $11::text[], $12::text[], $13::float8[]) WITH ORDINALITY
-        AS e (tenant, session_id, turn_id, agent_id, user_id, status, config_hash, greeting, request, reply, question, answer, at, ord)),
+        $10::text[], $11::text[], $12::text[], $13::float8[], $14::float8[]) WITH ORDINALITY
+        AS e (tenant, session_id, turn_id, agent_id, user_id, status, config_hash, greeting, request, reply, question, answer, at, began,
+            ord)),
 new AS (
     SELECT e.*, row_number() OVER (PARTITION BY tenant, session_id ORDER BY ord) AS n,
         count(*) OVER (PARTITION BY tenant, session_id) AS total
@@ -49,14 +50,14 @@ s AS (
 placed AS (SELECT new.*, s.turn_seq - total + n AS seq FROM new JOIN s USING (tenant, session_id)),
 t AS (
     INSERT INTO turns (tenant, session_id, seq, turn_id, agent_id, state, config_hash, request, reply, created_at, started_at, finished_at)
-    SELECT tenant, session_id, seq, turn_id, agent_id, 'done', config_hash, request, reply, at, at, at FROM placed),
+    SELECT tenant, session_id, seq, turn_id, agent_id, 'done', config_hash, request, reply, began, began, at FROM placed),
 m AS (
     INSERT INTO messages
     SELECT tenant, session_id, seq, idx, turn_id, content, at
     FROM placed, LATERAL (VALUES (0, question), (1, answer)) AS pair (idx, content)),
 a AS (
     INSERT INTO timers SELECT tenant, session_id, kind, agent_id, timer_id, position, seq, at + delay, at + delay
-    FROM placed JOIN unnest($14::text[], $15::text[], $16::text[], $17::int[], $18::float8[])
+    FROM placed JOIN unnest($15::text[], $16::text[], $17::text[], $18::int[], $19::float8[])
         AS timer (agent_id, kind, timer_id, position, delay) USING (agent_id)
     WHERE n = total ORDER BY tenant, session_id
     {ARM_CONFLICT})

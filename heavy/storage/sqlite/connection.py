@@ -26,6 +26,7 @@ from heavy.storage.sqlite.deliveries import SqliteDeliveries
 from heavy.storage.sqlite.learned import SqliteLearned
 from heavy.storage.sqlite.ledger import SqliteLedger
 from heavy.storage.sqlite.schedules import SqliteSchedules
+from heavy.storage.sqlite.search import SqliteSearch
 from heavy.storage.sqlite.sessions import SqliteSessions
 from heavy.storage.sqlite.tasks import SqliteTasks
 from heavy.storage.sqlite.timers import SqliteTimers
@@ -34,6 +35,7 @@ from heavy.storage.sqlite.upkeep import SqliteUpkeep
 from heavy.storage.sqlite.webhooks import SqliteWebhooks
 from heavy.tenants.stores import AccessStore
 from heavy.turns.learned_routes import LearnedStore
+from heavy.turns.search import TurnSearch
 from heavy.turns.stores import DatabaseUnavailable, SessionStore, TimerStore, TurnStore
 from heavy.turns.webhooks import DeliveryStore, WebhookStore
 
@@ -193,6 +195,7 @@ class SqliteStores:
         self.deliveries: DeliveryStore = SqliteDeliveries(self._reader.run, self._writer.run)
         self.access: AccessStore = SqliteAccess(self._reader.run, self._writer.run)
         self.ledger: LedgerStore = SqliteLedger(self._reader.run, self._writer.run)
+        self.search: TurnSearch = SqliteSearch(self._reader.run)
 
     async def migrate(self) -> list[str]:
         """Brings the schema up to date; the names applied now."""

@@ -27,7 +27,7 @@ RETURNING turn_seq
 
 RULE_TURN = """
 INSERT INTO turns (tenant, session_id, seq, turn_id, agent_id, state, config_hash, request, reply, created_at, started_at, finished_at)
-VALUES (:tenant, :session_id, :seq, :turn_id, :agent_id, 'done', :config_hash, :request, :reply, :at, :at, :at)
+VALUES (:tenant, :session_id, :seq, :turn_id, :agent_id, 'done', :config_hash, :request, :reply, :began, :began, :at)
 """
 
 

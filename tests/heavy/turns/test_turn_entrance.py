@@ -22,6 +22,7 @@ class Owner:
     def __init__(self) -> None:
         self.busy = 0
         self.on_room: Callable[[], None] = lambda: None
+        self.pace: object = None
 
     def end(self, turns: int = 1) -> None:
         """Some turns have ended."""
