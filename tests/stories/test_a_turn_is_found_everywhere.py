@@ -144,11 +144,13 @@ def test_one_turn_tells_the_same_everywhere(shop: Shop) -> None:
     assert sum(c["cost_usd"] for c in calls) == pytest.approx(usage["cost_usd"])
     assert [s["kind"] for s in trace["steps"]][:3] == ["asked", "llm_call", "said"]
 
+    wait_until_sync(lambda: shop.lines(reply["turn_id"]), "the turn has its line")
     (line,) = shop.lines(reply["turn_id"])
     assert (line["request_id"], line["trace_id"], line["tool_calls"], line["ms"]) == (RID, RID, 3, turn["ms"])
     assert {name: line[name] for name in usage} == usage
 
     wait_until_sync(lambda: shop.collector.named(RID, "invoke_agent"), "the turn's span is there")
+    wait_until_sync(lambda: len(shop.collector.named(RID, "POST /api/v1/query")) == 2, "the spans of both tiers are there")
     (light,) = [s for s in shop.collector.trace(RID) if s.service == "loadsplit-lightweight"]
     (server,) = [s for s in shop.collector.named(RID, "POST /api/v1/query") if s.service == "loadsplit-heavy"]
     (agent,) = shop.collector.named(RID, "invoke_agent")
@@ -174,6 +176,7 @@ def test_a_rules_turn_is_found_too(shop: Shop) -> None:
     reply = shop.ask("opening hours", "found-2", parent).json
     wait_until_sync(lambda: shop.admin("turns?request_id=rule-1")["turns"], "the turn is in the database")
     (turn,) = shop.admin("turns?request_id=rule-1")["turns"]
+    wait_until_sync(lambda: shop.lines(reply["turn_id"]), "the turn has its line")
     (line,) = shop.lines(reply["turn_id"])
     assert (turn["turn_id"], turn["route"]["tier"]) == (reply["turn_id"], "lightweight")
     assert (line["request_id"], line["action_target"], line["trace_id"]) == ("rule-1", "hours", CALLER_TRACE)
@@ -189,6 +192,7 @@ def test_a_task_and_its_webhook_are_in_the_trace(shop: Shop) -> None:
     headers = {"traceparent": f"00-{trace_id}-{CALLER_SPAN}-01"}
     assert shop.split.client.call("POST", "/api/v1/query/async", body, headers=headers).status == 202
     wait_until_sync(lambda: shop.collector.named(trace_id, "deliver task.completed"), "the delivery's span is there", 40)
+    wait_until_sync(lambda: shop.collector.named(trace_id, "invoke_agent"), "the turn's span is there")
     names = [s.name for s in shop.collector.trace(trace_id)]
     assert [n for n in names if n.startswith("execute_tool")] == [
         "execute_tool get_order",
