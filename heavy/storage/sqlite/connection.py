@@ -22,6 +22,7 @@ from heavy.jobs.upkeep import UpkeepStore
 from heavy.llm.stores import LedgerStore
 from heavy.storage.migrations import CREATE_TABLE, migrations
 from heavy.storage.sqlite.access import SqliteAccess
+from heavy.storage.sqlite.audit import SqliteAudit
 from heavy.storage.sqlite.deliveries import SqliteDeliveries
 from heavy.storage.sqlite.learned import SqliteLearned
 from heavy.storage.sqlite.ledger import SqliteLedger
@@ -33,6 +34,7 @@ from heavy.storage.sqlite.timers import SqliteTimers
 from heavy.storage.sqlite.turns import SqliteTurns
 from heavy.storage.sqlite.upkeep import SqliteUpkeep
 from heavy.storage.sqlite.webhooks import SqliteWebhooks
+from heavy.tenants.audit import AuditStore
 from heavy.tenants.stores import AccessStore
 from heavy.turns.learned_routes import LearnedStore
 from heavy.turns.search import TurnSearch
@@ -194,6 +196,7 @@ class SqliteStores:
         self.webhooks: WebhookStore = SqliteWebhooks(self._reader.run, self._writer.run)
         self.deliveries: DeliveryStore = SqliteDeliveries(self._reader.run, self._writer.run)
         self.access: AccessStore = SqliteAccess(self._reader.run, self._writer.run)
+        self.audit: AuditStore = SqliteAudit(self._reader.run, self._writer.run)
         self.ledger: LedgerStore = SqliteLedger(self._reader.run, self._writer.run)
         self.search: TurnSearch = SqliteSearch(self._reader.run)
 
