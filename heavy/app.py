@@ -37,6 +37,7 @@ from common.web.security_headers import SecurityHeaders
 from common.web.server import startup_failure
 from common.workflow.load import load_all
 from common.workflow.schema import Workflow
+from heavy.admin.routes import admin_routes
 from heavy.agent.mcp_servers import open_mcp
 from heavy.jobs.dispatch import Dispatcher, Rules
 from heavy.jobs.journal import JournalMover
@@ -173,6 +174,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             metrics=metrics,
             log_level=level,
             explain=given.explain,
+            rules=given.rules,
         )
 
 
@@ -242,7 +244,7 @@ def create_app(settings: HeavySettings, *, metrics: Metrics, inflight: InFlight,
     """The heavy tier as an ASGI app. `rules_of` makes the rules of its workflows, for tasks.
 
     Raises ConfigInvalid or SettingsError; what cannot be opened is raised by the lifespan."""
-    return _app(settings, "heavy", [*query_routes(), *resource_routes(inflight)], metrics, inflight, rules_of)
+    return _app(settings, "heavy", [*query_routes(), *resource_routes(inflight), *admin_routes()], metrics, inflight, rules_of)
 
 
 def create_worker(settings: HeavySettings, *, metrics: Metrics, inflight: InFlight, rules_of: RulesOf | None = None) -> Starlette:

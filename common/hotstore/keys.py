@@ -11,6 +11,7 @@
 | ls:learned:…            | string | 1 hour  | a learned route (common.contracts.learned), kept up by heavy |
 | ls:access               | hash   | 1 minute, kept up by heavy | API keys and limits (common.contracts.access): r revision, v snapshot |
 | ls:rate:<tenant>        | string | until the bucket is full   | requests a minute: when the bucket will be full, in µs |
+| ls:login:<digest>       | string | until the bucket is full   | attempts to log in to the admin pages from an address, as ls:rate |
 | ls:streams:<tenant>     | zset   | 30 s, kept up by who holds streams | open streams, by when each is given up, in ms |
 | ls:{llm:<digest>}:r, :t | string | until the bucket is full   | requests, and tokens, a minute at an LLM target, as ls:rate  |
 | ls:reply:<tenant>/<digest> | string | the alias's `cache.ttl` | an LLM's reply to a deterministic call               |
@@ -94,6 +95,11 @@ def conversation_taken(tenant: str, digest: str, session_id: str) -> str:
 def rate(tenant: str) -> str:
     """String, as long as the bucket takes to fill."""
     return f"ls:rate:{tenant}"
+
+
+def login(digest: str) -> str:
+    """String, as long as the bucket takes to fill. `digest` is that of the address."""
+    return f"ls:login:{digest}"
 
 
 def streams(tenant: str) -> str:

@@ -16,7 +16,7 @@ from common.telemetry.metrics import Metrics
 from common.web.asgi import Headers
 from common.web.auth import Caller, KeyRing
 from common.web.log_level import LogLevel
-from heavy.jobs.dispatch import Dispatcher
+from heavy.jobs.dispatch import Dispatcher, Rules
 from heavy.jobs.journal import JournalMover
 from heavy.jobs.settle import Settling
 from heavy.jobs.stores import JobStores
@@ -38,7 +38,8 @@ Explain = Callable[[str, str, LearnedRoute | None], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Heavy:
-    """The open tier. `explain` is there only where the rule tier is in the same process. `given_urls` says where callers' URLs may lead."""
+    """The open tier. `explain` is there only where the rule tier is in the same process. `given_urls` says where callers' URLs may lead;
+    `rules` says what the rules make of a message, None where they are not known here."""
 
     settings: HeavySettings
     stores: JobStores
@@ -62,6 +63,7 @@ class Heavy:
     metrics: Metrics
     log_level: LogLevel
     explain: Explain | None = None
+    rules: Rules | None = None
 
 
 def heavy_of(scope: Scope) -> Heavy:
@@ -72,8 +74,10 @@ def heavy_of(scope: Scope) -> Heavy:
 
 
 def caller_of(scope: Scope) -> Caller:
-    """Who asks, by API key (everyone is tenant `default` while no key is configured). Raises Unauthorized."""
-    return heavy_of(scope).keys.authenticate(credentials(scope))
+    """Who asks: the one that an admin page asks for, else by API key (everyone is tenant `default` while no key is configured). Raises
+    Unauthorized."""
+    known: Caller | None = scope["state"].get("caller")
+    return known or heavy_of(scope).keys.authenticate(credentials(scope))
 
 
 def credentials(scope: Scope) -> Headers:
