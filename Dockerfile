@@ -1,11 +1,11 @@
 # One image for every role; the role is the command:
 #   docker run loadsplit lightweight --host 0.0.0.0 --port 8101
-# Dependencies come first, so that a change of our own code does not install them again; with the extra for MCP servers.
+# Dependencies come first, so that a change of our own code does not install them again; with the extras for MCP servers and traces.
 FROM python:3.13-slim AS build
 WORKDIR /src
 COPY pyproject.toml ./
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-print('\n'.join(p['dependencies'] + p['optional-dependencies']['mcp']))" > requirements.txt \
+print('\n'.join(p['dependencies'] + p['optional-dependencies']['mcp'] + p['optional-dependencies']['otel']))" > requirements.txt \
     && python -m venv /opt/loadsplit \
     && /opt/loadsplit/bin/pip install --no-cache-dir --disable-pip-version-check -r requirements.txt
 COPY README.md LICENSE ./

@@ -43,16 +43,7 @@ class Turn:
     def entry(self, agent: Agent, reply: bytes, greeting: str) -> bytes:
         """What the journal keeps of it."""
         took = perf_counter() - self.began if self.began else 0.0
-        return entry(
-            self.tenant,
-            agent.workflow.agent_id,
-            self.query,
-            reply,
-            greeting,
-            self.fingerprint,
-            request_id=self.request_id,
-            seconds=took,
-        )
+        return entry(self.tenant, agent.workflow.agent_id, self.query, reply, greeting, self.fingerprint, self.request_id, took)
 
 
 @dataclass(slots=True)

@@ -33,7 +33,6 @@ def entry(
     reply: bytes,
     greeting: str,
     fingerprint: str = "",
-    *,
     request_id: str = "",
     seconds: float = 0.0,
 ) -> bytes:

@@ -13,6 +13,11 @@ def bind(**ids: str) -> None:
     _BOUND.set({**_BOUND.get(), **ids})
 
 
+def bind_turn(request_id: str, turn_id: str) -> None:
+    """The same for the hot path, at the beginning of a task: what was bound before is forgotten."""
+    _BOUND.set({"request_id": request_id, "turn_id": turn_id})
+
+
 def bound() -> Mapping[str, str]:
     """What is bound here."""
     return _BOUND.get()

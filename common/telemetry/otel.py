@@ -68,6 +68,7 @@ class _Span:
 
     def __init__(self, span: OtelSpan, tracer: OtelTracer, redaction: Redaction) -> None:
         self._span, self._tracer, self._redaction = span, tracer, redaction
+        self.recording = span.is_recording()
         context = span.get_span_context()
         self.trace_id = f"{context.trace_id:032x}"
         self.traceparent = f"00-{self.trace_id}-{context.span_id:016x}-{int(context.trace_flags):02x}"

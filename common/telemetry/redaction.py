@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ STRUCK = "***"
 SENSITIVE = r"(?:[\w-]*(?:api[_-]?key|apikey|secret|passw(?:or)?d|token(?!s)|authorization|cookie)[\w-]*)"
 _NAMED = re.compile(rf"(?i)\A{SENSITIVE}\Z")
 _COUNTS = re.compile(r"(?i)\Atoken_(?:count|ms)\Z")
+# A form is looked for only where there is something of it: most texts are ids and names, and a search for one letter costs a hundredth.
+_HINTS = re.compile(r"(?i)bearer|basic|\b(?:[spr]k|ls|xox[abp]|gh[pousr]|whsec)[-_]|\bv1\.|://|key|secret|passw|token|authorization|cookie")
 _SECRETS = (
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}"), r"\1 " + STRUCK),
     (re.compile(r"\b(sk|pk|rk|ls|xox[abp]|gh[pousr]|whsec)[-_][A-Za-z0-9_+/=-]{8,}"), r"\1-" + STRUCK),
@@ -61,11 +64,16 @@ PERSONAL: Mapping[str, tuple[re.Pattern[str], Holds]] = {
 }
 
 
+_DIGITS = re.compile(r"(?:\d[^\dA-Za-z]{0,2}){7}")
+_PERSONAL_HINTS = {"email": re.compile(r"@|%40"), "iban": re.compile(r"\b[A-Za-z]{2}\d\d"), "card": _DIGITS, "phone": _DIGITS}
+
+
 class Redaction:
     """Strikes out secrets and the given personal data, each of which leaves its name in angle brackets."""
 
     def __init__(self, personal: Mapping[str, tuple[re.Pattern[str], Holds]] = PERSONAL) -> None:
-        self._personal = dict(personal)
+        hints = [(_PERSONAL_HINTS[name] if PERSONAL.get(name) is form else None, name, *form) for name, form in personal.items()]
+        self._personal = tuple(hints)
 
     @classmethod
     def read(cls, path: Path | None) -> Redaction:
@@ -94,16 +102,18 @@ class Redaction:
 
     def text(self, text: str) -> str:
         """The text without bearer tokens, API keys, tickets, passwords in URLs, `name=value` secrets and personal data."""
-        for pattern, instead in _SECRETS:
-            text = pattern.sub(instead, text)
-        for name, (pattern, holds) in self._personal.items():
-            text = pattern.sub(lambda m, name=name, holds=holds: f"<{name}>" if holds(m[0]) else m[0], text)  # type: ignore[misc]
+        if _HINTS.search(text):
+            for pattern, instead in _SECRETS:
+                text = pattern.sub(instead, text)
+        for hint, name, pattern, holds in self._personal:
+            if hint is None or hint.search(text):
+                text = pattern.sub(lambda m, name=name, holds=holds: f"<{name}>" if holds(m[0]) else m[0], text)  # type: ignore[misc]
         return text
 
     def value(self, name: str, value: Any, depth: int = 4) -> Any:
         """A named value as JSON may hold it, cleaned all the way down: what is called a secret is struck out whatever it is."""
         if isinstance(value, str):
-            return STRUCK if _NAMED.match(name) and not _COUNTS.search(name) and value else self.text(value)
+            return STRUCK if value and _is_secret(name) else self.text(value)
         if isinstance(value, bytes):
             return self.text(value.decode("utf-8", "replace"))
         if depth and isinstance(value, Mapping):
@@ -111,6 +121,11 @@ class Redaction:
         if depth and isinstance(value, list | tuple | set | frozenset):
             return [self.value(name, v, depth - 1) for v in value]
         return value if isinstance(value, int | float | bool | None) else self.text(str(value))
+
+
+@lru_cache(2048)
+def _is_secret(name: str) -> bool:
+    return _NAMED.match(name) is not None and not _COUNTS.search(name)
 
 
 def _compiled(where: str, name: str, pattern: Any) -> re.Pattern[str]:

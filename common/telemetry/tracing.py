@@ -17,10 +17,12 @@ Value = str | int | float | bool
 
 
 class Span(Protocol):
-    """Something that takes time. `traceparent` names it for what comes after, in whichever process; without traces both ids are empty."""
+    """Something that takes time. `traceparent` names it for what comes after, in whichever process; without traces both ids are empty.
+    `recording` says whether anything of it will be sent: then attributes are worth making."""
 
     traceparent: str
     trace_id: str
+    recording: bool
 
     def set(self, attributes: Mapping[str, Value | None]) -> None:
         """Adds attributes; those that are None are left out."""
@@ -57,6 +59,7 @@ class NoSpan:
     """Does nothing."""
 
     traceparent = trace_id = ""
+    recording = False
 
     def set(self, attributes: Mapping[str, Value | None]) -> None:
         """Nothing."""

@@ -23,7 +23,7 @@ MAX_ENTRIES = 500
 NAMES = ("key_id", "webhook_id", "delivery_id", "task_id", "session_id", "turn_id", "tenant")
 TOLD = (
     "name", "scopes", "expires_at", "limits", "state", "status", "url", "events", "enabled", "replayed", "forgotten", "agent_id", "version",
-    "hash", "active", "canary", "percent", "canary_percent",
+    "hash", "active", "canary", "level", "until", "percent", "canary_percent",
 )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,18 +20,19 @@ QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How a dialect writes parameters, and SQL that reads the request's id, its message, and the members of the reply's route."""
+    """How a dialect writes parameters, and SQL that reads the request's id, its message, the reply's route, and a member of a route."""
 
     mark: str
     request_id: str
     message: str
-    route: Mapping[str, str]
+    route: str
+    member: Callable[[str, str], str]
 
 
 def _conditions(dialect: Dialect, wanted: TurnsWanted) -> tuple[str, list[Any]]:
     values: list[Any] = [wanted.since, wanted.until]
     parts = [f"created_at >= {dialect.mark}1", f"created_at < {dialect.mark}2"]
-    columns = {name: name for name in _COLUMNS} | {"tier": dialect.route["tier"], "matched_by": dialect.route["matched_by"]}
+    columns = {name: name for name in _COLUMNS} | {name: dialect.member(dialect.route, name) for name in ("tier", "matched_by")}
     for name, column in columns.items():
         if (value := getattr(wanted, name)) is not None:
             values.append(value)
@@ -52,15 +53,18 @@ def find(dialect: Dialect, wanted: TurnsWanted, before: tuple[float, str] | None
     return f"SELECT * FROM turns WHERE {where} ORDER BY created_at DESC, turn_id DESC LIMIT {dialect.mark}{len(values)}", values
 
 
-def _picked(dialect: Dialect, wanted: TurnsWanted, most: int) -> tuple[str, list[Any]]:
-    """The CTE `picked`: the newest `most` turns that are asked for, each with its route, its message and the seconds that it took."""
+def _picked(dialect: Dialect, wanted: TurnsWanted, most: int, said: str = "NULL") -> tuple[str, list[Any]]:
+    """The CTE `picked`: the newest `most` turns that are asked for, each with its route, the seconds that it took, and what was `said`."""
     where, values = _conditions(dialect, wanted)
     values.append(most)
-    route = ", ".join(f"{dialect.route[name]} AS {name}" for name in _ROUTE)
+    members = ", ".join(f"{dialect.member('route', name)} AS {name}" for name in _ROUTE)
     newest = f"SELECT * FROM turns WHERE {where} ORDER BY created_at DESC, turn_id DESC LIMIT {dialect.mark}{len(values)}"
+    kept = f"tenant, agent_id, state, {', '.join(_SUMMED)}, created_at"
     return (
-        f"WITH newest AS ({newest}), picked AS (SELECT tenant, agent_id, state, {', '.join(_SUMMED)}, created_at, "
-        f"{dialect.message} AS said, finished_at - COALESCE(started_at, created_at) AS seconds, {route} FROM newest)",
+        f"WITH newest AS ({newest}), "
+        # materialized: a reply is decoded once, and not for each member of its route
+        f"parsed AS MATERIALIZED (SELECT {kept}, {said} AS said, finished_at - COALESCE(started_at, created_at) AS seconds, "
+        f"{dialect.route} AS route FROM newest), picked AS (SELECT {kept}, said, seconds, {members} FROM parsed)",
         values,
     )
 
@@ -92,7 +96,7 @@ def measure(dialect: Dialect, wanted: TurnsWanted, most: int) -> tuple[str, list
 
 def count_unmatched(dialect: Dialect, wanted: TurnsWanted, most: int, limit: int) -> tuple[str, list[Any]]:
     """The statement behind TurnSearch.unmatched, and its values."""
-    picked, values = _picked(dialect, wanted, most)
+    picked, values = _picked(dialect, wanted, most, dialect.message)
     text = f"substr(lower(trim(said)), 1, {LONGEST_MESSAGE})"
     return (
         f"{picked} SELECT agent_id, {text} AS message, count(*) AS turns, max(created_at) AS last_at FROM picked "

@@ -64,7 +64,10 @@ def compile_rules(workflow: Workflow) -> Matcher:
         raise RulesInvalid(f"{len(problems)} rule(s) can't be compiled: {lines}", problems=problems)
     if not rules:
         return Matcher((), None)
-    prefilter.Compile()
+    try:
+        prefilter.Compile()
+    except re2.error:  # the set of their atoms takes more memory than RE2 allows
+        raise RulesInvalid(f"agent {workflow.agent_id}: its {len(rules)} rules are too many for one agent: split it", problems=[]) from None
     return Matcher(tuple(rules), prefilter, escalate_ambiguous=workflow.ambiguous == "escalate")
 
 

@@ -15,7 +15,7 @@ from common.contracts.idempotency import HEADER, REPLAYED, keyed
 from common.contracts.query import ON_BUSY_HEADER, Query, new_turn_id, parse_on_busy, parse_query
 from common.contracts.ticket import Plan, Ticket, sign
 from common.errors import DependencyUnavailable, InvalidRequest, LoadsplitError, MethodNotAllowed
-from common.telemetry.bound import bind
+from common.telemetry.bound import bind_turn
 from common.telemetry.metrics import Metrics
 from common.telemetry.tracing import NO_TRACING, Tracing
 from common.web.asgi import ClientDisconnected, Receive, Scope, Send, read_body, request_id
@@ -135,7 +135,7 @@ class QueryEndpoint:
         if b"x-request-id" not in headers:  # then the turn's digits do: fresh random ones would cost a system call more
             scope.setdefault("state", {})["request_id"] = turn.turn_id[2:]
         turn.request_id = request_id(scope)
-        bind(request_id=turn.request_id, turn_id=turn.turn_id)
+        bind_turn(turn.request_id, turn.turn_id)
         if self._tracing.on:
             turn.traceparent = begin_span(self._tracing, scope, headers, turn, agent)
         match = agent.matcher.match(query.message, context=query.context)

@@ -18,6 +18,15 @@ def begin_span(tracing: Tracing, scope: Scope, headers: Mapping[bytes, bytes], t
     """Begins it, under the caller's own if it names one; its traceparent, for the ticket."""
     parent = checked_parent(headers.get(b"traceparent"))
     span = tracing.begin(span_name(scope), parent=parent, request_id=turn.request_id, kind="server")
+    if span.recording:
+        _describe(span, turn, agent)
+    scope["state"]["span"] = span
+    work_under(span)
+    bind(trace_id=span.trace_id)
+    return span.traceparent
+
+
+def _describe(span: Span, turn: Turn, agent: Agent) -> None:
     span.set(
         {
             "http.request.method": "POST",
@@ -30,16 +39,15 @@ def begin_span(tracing: Tracing, scope: Scope, headers: Mapping[bytes, bytes], t
             "gen_ai.conversation.id": turn.query.session_id,
         }
     )
-    scope["state"]["span"] = span
-    work_under(span)
-    bind(trace_id=span.trace_id)
-    return span.traceparent
 
 
 def answered_span(scope: Scope, answer: Answer | bytes) -> None:
     """Adds the route of an answer; bytes are a reply given again."""
+    span = _span(scope)
+    if not span.recording:
+        return
     route = orjson.loads(answer if isinstance(answer, bytes) else answer.reply)["route"]
-    _span(scope).set({f"loadsplit.{name}": route[name] for name in ("action_type", "action_target", "matched_by")})
+    span.set({f"loadsplit.{name}": route[name] for name in ("action_type", "action_target", "matched_by")})
 
 
 def end_span(scope: Scope, status: int) -> None:

@@ -17,7 +17,8 @@ DIALECT = Dialect(
     mark="$",
     request_id="""substring(request from '.*"request_id":"([A-Za-z0-9._-]+)"')""",
     message=f"({_REQUEST} ->> 'message')",
-    route={name: f"({_REPLY} -> 'route' ->> '{name}')" for name in ("tier", "matched_by", "action_type", "action_target", "pattern")},
+    route=f"({_REPLY} -> 'route')",
+    member=lambda route, name: f"({route} ->> '{name}')",
 )
 
 

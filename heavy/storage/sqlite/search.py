@@ -15,7 +15,8 @@ DIALECT = Dialect(
     mark="?",
     request_id="json_extract(request, '$.request_id')",
     message="json_extract(request, '$.message')",
-    route={name: f"json_extract(reply, '$.route.{name}')" for name in ("tier", "matched_by", "action_type", "action_target", "pattern")},
+    route="json_extract(reply, '$.route')",
+    member=lambda route, name: f"json_extract({route}, '$.{name}')",
 )
 
 

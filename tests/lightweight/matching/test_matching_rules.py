@@ -241,3 +241,10 @@ def test_the_filter_finds_what_each_rule_alone_finds() -> None:
         assert hits == {p for p, rules in alone.items() if rules.match(text)}, text
     assert alone["Straße"].match("strasse")
     assert alone["ΣΑΣ"].match("σας")
+
+
+@pytest.mark.long
+def test_more_rules_than_one_agent_can_have_are_told() -> None:
+    flows = [flow(f"f{n}", f"word{n}x") for n in range(100_000)]
+    with pytest.raises(RulesInvalid, match="100000 rules are too many for one agent"):
+        matcher(*flows)
