@@ -1,11 +1,11 @@
 # One image for every role; the role is the command:
 #   docker run loadsplit lightweight --host 0.0.0.0 --port 8101
-# Dependencies come first, so that a change of our own code does not install them again; with the extras for MCP servers and traces.
+# Dependencies come first, so that a change of our own code does not install them again; with every extra but `load`, which is Locust.
 FROM python:3.13-slim AS build
 WORKDIR /src
 COPY pyproject.toml ./
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-print('\n'.join(p['dependencies'] + p['optional-dependencies']['mcp'] + p['optional-dependencies']['otel']))" > requirements.txt \
+print('\n'.join(p['dependencies'] + [d for name, extra in p['optional-dependencies'].items() if name != 'load' for d in extra]))" > requirements.txt \
     && python -m venv /opt/loadsplit \
     && /opt/loadsplit/bin/pip install --no-cache-dir --disable-pip-version-check -r requirements.txt
 COPY README.md LICENSE ./
