@@ -11,6 +11,7 @@ from heavy.routes.costs import time_asked
 from heavy.routes.paging import next_cursor, read_cursor
 from heavy.routes.sessions import document, number
 from heavy.routes.state import caller_of, heavy_of
+from heavy.routes.traces import moved
 from heavy.turns.rows import SoughtSessions
 
 MAX_SESSIONS = 500
@@ -36,6 +37,7 @@ async def find_sessions(request: Request) -> Response:
         until=time_asked(request, "to", 1e12),
     )
     limit = number(request, "limit", 50, MAX_SESSIONS)
+    await moved(heavy)
     rows = await heavy.stores.sessions.page(caller.tenant, sought, before=read_cursor(request), limit=limit)
     more = next_cursor(rows[-1].created_at, rows[-1].session_id) if len(rows) == limit else None
     return JSONResponse({"sessions": [document(heavy, row) for row in rows], "next_cursor": more})
