@@ -31,6 +31,8 @@ KNOWN_NAMES = frozenset(
         "LOADSPLIT_MODELS",
         "LOADSPLIT_EGRESS_ALLOW",
         "LOADSPLIT_MAX_INFLIGHT",
+        "LOADSPLIT_MIN_INFLIGHT",
+        "LOADSPLIT_QUEUE_SECONDS",
         "LOADSPLIT_DRAIN_SECONDS",
         "LOADSPLIT_LEASE_SECONDS",
         "LOADSPLIT_RETENTION_DAYS",
@@ -78,6 +80,7 @@ class CommonSettings(BaseModel):
     api_keys: Path | None = None
     egress_allow: Annotated[tuple[str, ...], BeforeValidator(_entries)] = ()
     max_inflight: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    min_inflight: Annotated[int, Field(ge=1, le=1_000_000)] = 50
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 20.0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], BeforeValidator(lambda v: v.lower() if isinstance(v, str) else v)

@@ -64,6 +64,7 @@ from heavy.tenants.purse import Purse
 from heavy.tenants.quotas import Node, Quotas
 from heavy.tenants.spending import Spending
 from heavy.turns.agents import Agents
+from heavy.turns.entrance import Entrance
 from heavy.turns.gates import Gates
 from heavy.turns.learning import Learner
 from heavy.turns.life import Turns
@@ -122,14 +123,15 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         mcp = await stack.enter_async_context(open_mcp(workflows, caller.policy))
         poster = await stack.enter_async_context(Poster(EgressPolicy(settings.egress_allow, public_only=True)))
         owner = TurnOwner(stores.turns, hotstore, settings.lease_seconds)
-        quotas = Quotas(ring, stores.access, hotstore, Node(settings.max_inflight, lambda: turns.room, owner.held), metrics, spending)
+        entrance = _entrance(settings, owner, metrics)
+        quotas = Quotas(ring, stores.access, hotstore, _node(entrance, owner), metrics, spending)
         learner = Learner(stores.learned, hotstore, agents)
         mover = JournalMover(stores.turns, hotstore, metrics, owner.name, first_timers(workflows), learner.answered)
         gates, marks = Gates(hotstore, stores.sessions), Marks(hotstore, stores.turns)
         parts = RunParts(stores, hotstore, gateway, caller, gates, learner, mcp)
         lives = Lives(stores=stores, hotstore=hotstore, owner=owner, agents=agents, parts=parts, metrics=metrics, tracing=given.tracing)
         level = LogLevel(hotstore, settings.log_level)
-        turns = _turns(settings, stores, hotstore, owner, agents, lives, mover, marks)
+        turns = _turns(entrance, stores, hotstore, owner, agents, lives, mover, marks)
         notes = Notes(stores.sessions, hotstore, gates)
         session_reader = SessionReader(stores.sessions, hotstore, partial(_draining, given.inflight, turns))
         timers = Timers(stores, agents, turns, notes, mover)
@@ -193,8 +195,18 @@ def retention(settings: HeavySettings) -> Retention:
     return Retention(settings.retention_days or None, settings.record_days or None)
 
 
+def _node(entrance: Entrance, owner: TurnOwner) -> Node:
+    return Node(lambda: entrance.limit.now, lambda: entrance.room, owner.held)
+
+
+def _entrance(settings: HeavySettings, owner: TurnOwner, metrics: Metrics) -> Entrance:
+    """How many turns this node takes, and how long a message may wait for one that ends."""
+    least, patience = settings.min_inflight, settings.queue_seconds
+    return Entrance(owner, settings.max_inflight, least=least, patience=patience, metrics=metrics)
+
+
 def _turns(
-    settings: HeavySettings,
+    entrance: Entrance,
     stores: JobStores,
     hotstore: HotStore,
     owner: TurnOwner,
@@ -210,7 +222,7 @@ def _turns(
         agents=agents,
         lives=lives,
         settle=mover.settle,
-        max_inflight=settings.max_inflight,
+        entrance=entrance,
         marks=marks,
     )
 
@@ -235,7 +247,6 @@ def _dispatcher(
         door=quotas.turn,
         metrics=metrics,
         slots=settings.tasks_at_once,
-        max_inflight=settings.max_inflight,
         rules=rules,
     )
 

@@ -78,6 +78,11 @@ class Agents:
         return self._agents.get(agent_id)
 
     @property
+    def busy_message(self) -> str | None:
+        """What may be shown when a message is refused unread: the words of the only agent, if there is only one."""
+        return self._first.workflow.busy_message if self._first and len(self._agents) == 1 else None
+
+    @property
     def hosts(self) -> frozenset[str]:
         """The hosts that the workflows' endpoints name: what an operator's file may reach though it is private."""
         performed = (a.action.endpoint for agent in self._agents.values() for a in agent.performed)

@@ -32,6 +32,7 @@ from common.workflow.load import load_all
 from common.workflow.schema import Workflow
 from lightweight.agents import compile_agents
 from lightweight.answer import RuleAnswers
+from lightweight.door import Door
 from lightweight.handoff import Accel, Handoff, Proxy
 from lightweight.idempotency import Idempotency
 from lightweight.matching.compile import check_pattern
@@ -67,6 +68,7 @@ def create_app(
     store = hotstore or open_hotstore(settings.redis_url)
     caller = endpoints or HttpCaller(EgressPolicy(settings.egress_allow, agents.hosts), metrics)
     onward = handoff or (Accel() if settings.handoff == "accel" else Proxy(settings.heavy_url))
+    door = Door(settings.max_inflight, settings.min_inflight, metrics)
     tracing = open_tracing(settings.environ, "lightweight", Redaction.read(settings.redact))
     answers, idempotency = RuleAnswers(store, caller, metrics), Idempotency(store)
     news = KeyNews(keys, store, settings.ticket_key, settings.data_dir, metrics)
@@ -76,6 +78,7 @@ def create_app(
         "ticket_key": settings.ticket_key,
         "metrics": metrics,
         "inflight": inflight,
+        "door": door,
         "lines": turn_lines(settings.rule_turns_logged),
         "tracing": tracing,
     }
@@ -95,7 +98,7 @@ def create_app(
                 opened.push_async_callback(onward.aclose)
             await news.begin()
             level, lag = LogLevel(store, settings.log_level), LoopLag(metrics, "lightweight")
-            for work in (news.follow, partial(watch_file, keys), level.follow, lag.watch):
+            for work in (news.follow, partial(watch_file, keys), level.follow, lag.watch, door.watch):
                 opened.push_async_callback(stop, asyncio.create_task(keep(work)))
             log.info("lightweight serves", extra={"config_hash": agents.config_hash, "handoff": onward.mode, "rules": agents.rule_count})
             yield

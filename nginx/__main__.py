@@ -23,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
             access_log=options.access_log,
             worker_processes=options.worker_processes,
             connections_per_client=options.connections_per_client,
+            requests_per_client=options.requests_per_client,
         )
         path = write(settings, options.out)
     except (ValueError, OSError) as e:
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--access-log", default="/dev/stdout", metavar="PATH", help="a path or off")
     parser.add_argument("--worker-processes", default="auto", metavar="N", help="a number or auto")
     parser.add_argument("--connections-per-client", type=int, default=4096, metavar="N", help="requests open at once for one address")
+    parser.add_argument("--requests-per-client", type=int, metavar="N", help="requests a second of one address; without it no limit")
     return parser
 
 

@@ -15,6 +15,9 @@ SUFFIX = ".template"
 # A replica that refuses connections is left out for two seconds after each failure; a lone server is always tried.
 SERVER_OPTIONS = "max_fails=1 fail_timeout=2s"
 
+# Nginx counts in thousandths of a request, in 32 bits.
+MOST_REQUESTS = 1_000_000
+
 _NAME = re.compile(r"\{\{(\w+)\}\}")
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?\Z|\d{1,5}\Z")
 _PATH = re.compile(r"[^\"'$;{}\\\x00-\x1f]+\Z")  # the templates put paths in double quotes
@@ -29,6 +32,7 @@ class RenderSettings:
     `lightweight` and `heavy` a name that stands for all replicas and is looked up again and again (Nginx 1.27.3 and later).
     `access_log`: a path or `off`. `error_log`: a path or `stderr`. `user`: `name` or `name group` for the workers of an Nginx that root
     starts; None where it is started by an ordinary user. `connections_per_client`: requests and streams open at once for one address.
+    `requests_per_client`: requests a second of one address, None for no limit: behind a load balancer all clients are one address.
     """
 
     lightweight: tuple[str, ...]
@@ -42,6 +46,7 @@ class RenderSettings:
     worker_processes: str = "auto"
     worker_connections: int = 8192
     connections_per_client: int = 4096
+    requests_per_client: int | None = None
     user: str | None = None
 
 
@@ -81,6 +86,7 @@ def _values(settings: RenderSettings) -> dict[str, str]:
         "worker_processes": _checked("worker_processes", settings.worker_processes, _WORD),
         "worker_connections": str(int(settings.worker_connections)),
         "connections_per_client": str(int(settings.connections_per_client)),
+        "requests_per_client": _request_rate(settings.requests_per_client),
         "error_log": _checked("error_log", settings.error_log, _PATH),
         "error_level": _checked("error_level", settings.error_level, _WORD),
         "access_log": "off" if log == "off" else f'"{log}" loadsplit buffer=64k flush=1s',
@@ -89,6 +95,15 @@ def _values(settings: RenderSettings) -> dict[str, str]:
         "lightweight_servers": _lines(f"server {{}}{resolve} {SERVER_OPTIONS};", "lightweight", settings.lightweight),
         "heavy_servers": _lines(f"server {{}}{resolve} {SERVER_OPTIONS};", "heavy", settings.heavy),
     }
+
+
+def _request_rate(rate: int | None) -> str:
+    if rate is None:
+        return "# No limit."
+    if not 0 < rate <= MOST_REQUESTS:
+        raise ValueError(f"requests_per_client: {rate} is not between 1 and {MOST_REQUESTS}")
+    zone = f"limit_req_zone $binary_remote_addr zone=requests_of_client:10m rate={rate}r/s;"
+    return f"{zone}\nlimit_req zone=requests_of_client burst={rate} nodelay;"
 
 
 def _lines(form: str, name: str, addresses: tuple[str, ...]) -> str:

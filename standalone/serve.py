@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -25,6 +26,7 @@ from common.telemetry.metrics import Metrics
 from common.telemetry.redaction import Redaction
 from common.telemetry.traces import open_tracing
 from common.web.auth import KeyRing
+from common.web.background import keep, stop
 from common.web.errors import exception_handlers
 from common.web.middleware import Edge, InFlight
 from common.web.rate import RequestRate
@@ -42,6 +44,7 @@ from heavy.settings import HeavySettings
 from heavy.turns.agents import Agents as HeavyAgents
 from lightweight.agents import compile_agents
 from lightweight.answer import RuleAnswers, planned
+from lightweight.door import Door
 from lightweight.idempotency import Idempotency
 from lightweight.learned import explained
 from lightweight.matching.compile import check_pattern
@@ -95,8 +98,9 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
     answers, idempotency = RuleAnswers(hotstore, caller, metrics), Idempotency(hotstore)
     keys, rate = KeyRing.open(settings.api_keys), RequestRate(hotstore, metrics)
 
+    door = Door(settings.max_inflight, settings.min_inflight, metrics)
     watched: dict[str, Any] = {"metrics": metrics, "inflight": inflight, "rate": rate, "keys": keys, "ticket_key": settings.ticket_key}
-    watched |= {"lines": turn_lines(settings.rule_turns_logged), "tracing": tracing}
+    watched |= {"lines": turn_lines(settings.rule_turns_logged), "tracing": tracing, "door": door}
 
     def local(endpoint: ASGIApp) -> Local:
         return Local(edge.cls(Counted(endpoint), *edge.args, **edge.kwargs))
@@ -115,6 +119,7 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
                 stack.push_async_callback(tracing.aclose)
                 stack.push_async_callback(hotstore.aclose)
                 await stack.enter_async_context(caller)
+                stack.push_async_callback(stop, asyncio.create_task(keep(door.watch)))
                 given = Given(workflows, hotstore, caller, metrics, inflight, demo_llm, explain, partial(planned, agents), keys, tracing)
                 yield {"heavy": await stack.enter_async_context(open_heavy(settings, given))}
 

@@ -39,7 +39,7 @@ INNER_LAYERS = {
         {"matching"},
         {"replies"},
         {"agents"},
-        {"gate", "journal", "handoff", "sockets"},
+        {"gate", "journal", "handoff", "sockets", "door"},
         {"learned", "idempotency"},
         {"answer"},
         {"query"},

@@ -51,7 +51,7 @@ CATALOGUE: dict[str, Spec] = {
     "turns_total": Spec("counter", "Turns that ended in heavy, by state (done, failed, cancelled).", ("state",)),
     "turn_seconds": Spec("histogram", "Seconds of a turn in heavy, from its start to its commit.", (), _LONG),
     "turns_inflight": Spec("gauge", "Turns that run in this process now."),
-    "heavy_inflight_ratio": Spec("gauge", "Turns that run in this process, as a share of LOADSPLIT_MAX_INFLIGHT: what heavy scales on."),
+    "heavy_inflight_ratio": Spec("gauge", "Share of the places of this process that are taken (admission_limit): what heavy scales on."),
     "llm_calls_total": Spec("counter", "LLM calls by target, outcome (ok or how it failed) and purpose.", ("target", "outcome", "purpose")),
     "llm_first_token_seconds": Spec("histogram", "Seconds from an LLM call to its first token.", ("target",), _LONG),
     "llm_tokens_total": Spec("counter", "Tokens by target and kind (input, cached, output).", ("target", "kind")),
@@ -101,6 +101,11 @@ CATALOGUE: dict[str, Spec] = {
     ),
     "webhook_seconds": Spec("histogram", "Seconds of one attempt to deliver a message to a webhook.", (), _CALL),
     "webhooks_pending": Spec("gauge", "Messages to webhooks that wait, in the whole database; each process counts them every 15 s."),
+    "admission_limit": Spec("gauge", "How many turns (heavy) or rule answers (lightweight) may be under way now, by tier.", ("tier",)),
+    "admission_waiting": Spec("gauge", "Messages that wait for a place in this process."),
+    "admission_refusals_total": Spec(
+        "counter", "Requests refused before anything was begun, by tier and why (full, waited, deadline).", ("tier", "why")
+    ),
 }
 
 
@@ -236,6 +241,9 @@ class Metrics:
     webhook_deliveries_total: Family
     webhook_seconds: Histogram
     webhooks_pending: Gauge
+    admission_limit: Family
+    admission_waiting: Gauge
+    admission_refusals_total: Family
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()

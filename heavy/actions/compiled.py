@@ -37,6 +37,11 @@ class CompiledWorkflow:
         """Whether a tool of it waits for the approval of a person."""
         return any(tool.approval for tool in self.workflow.tools)
 
+    @property
+    def busy(self) -> dict[str, str]:
+        """What a refusal says beside its reason when the agent takes no message now: something for a front end to show."""
+        return {"message": self.workflow.busy_message} if self.workflow.busy_message else {}
+
     def is_silent(self, kind: str, target: str | None) -> bool:
         """Whether that action answers nothing: then nobody is greeted before it either."""
         return bool(getattr(self.declared.get((kind, target or "")), "silent", False))

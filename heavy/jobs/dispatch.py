@@ -1,7 +1,8 @@
 """Runs due tasks in the slots of this process: picks them, makes turns of them, and has them settled when these have ended.
 
-Interactive turns have no slots and never wait for tasks. The lane `task` comes first; `batch` gets at most half of the slots, and none
-while half of what the process takes is under way. A hint wakes the look-out at once; it also looks for itself every second.
+Interactive turns have no slots and never wait for tasks. The lane `task` comes first, and leaves the last tenth of what the process takes
+to messages; `batch` gets at most half of the slots, and none while half of it is under way. A hint wakes the look-out at once; it also
+looks for itself every second.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
@@ -39,6 +40,8 @@ REFUSED_SECONDS = 5.0  # at a limit of the tenant, where it is not said for how 
 # left, enough to get past a long row of tasks whose session is busy.
 DEPTH, DEEP = 64, 10_000
 SETTLE_SECONDS = 2.0
+# What part of a node stays free of each lane, for messages: they come first.
+LEFT_FREE: Mapping[Lane, float] = {"task": 0.1, "batch": 0.5}
 log = logging.getLogger(__name__)
 
 Costs = Callable[[], Awaitable[bool]]
@@ -47,7 +50,7 @@ Rules = Callable[[Query], Plan]
 
 
 class Dispatcher:
-    """The slots of one process. `slots` 0 runs no tasks here; `max_inflight` is what the process takes at all. Through `door` the turns
+    """The slots of one process. `slots` 0 runs no tasks here. Through `door` the turns
     of a tenant go in: it raises RateLimited or BudgetExceeded where the tenant may have no more. `rules` says what the rules make of a
     message, None where they are not known here: tasks have not passed the rule tier."""
 
@@ -62,7 +65,6 @@ class Dispatcher:
         door: Door,
         metrics: Metrics,
         slots: int,
-        max_inflight: int,
         rules: Rules | None,
     ) -> None:
         self._stores = stores
@@ -73,7 +75,6 @@ class Dispatcher:
         self._door = door
         self._metrics = metrics
         self._slots = slots
-        self._max_inflight = max_inflight
         self._rules = rules
         # Slots, by lane; and the tasks that are seen through here, whose slots are free again before they are settled.
         self._taken: Counter[Lane] = Counter()
@@ -83,8 +84,8 @@ class Dispatcher:
 
     def room(self, lane: Lane) -> int:
         """How many tasks of a lane may begin here now."""
-        turns = self._turns.room
-        if time.monotonic() < self._rests_until or (lane == "batch" and turns <= self._max_inflight / 2):
+        turns = self._turns.room - int(self._turns.entrance.limit.now * LEFT_FREE[lane])
+        if turns <= 0 or time.monotonic() < self._rests_until:
             return 0
         free = min(self._slots - self._taken.total(), turns)
         if lane == "batch":

@@ -24,6 +24,7 @@ from common.errors import (
     DependencyUnavailable,
     InvalidRequest,
     LoadsplitError,
+    Overloaded,
     RateLimited,
     SessionBusy,
     Unauthorized,
@@ -88,10 +89,14 @@ async def accept(heavy: Heavy, scope: Scope, query: Query, admission: Admission,
         on_busy=parse_on_busy(header(scope, ON_BUSY_HEADER)),
         keyed=admission.keyed,
     )
+    agent = heavy.agents.choose(query.agent_id)
+    place = heavy.turns.entrance.place(admission.tenant, admission.deadline, agent.busy)
     try:
-        async with heavy.quotas.turn(admission.tenant, partial(heavy.turns.may_cost, query, admission.tenant, admission.plan)):
-            return await submit()
-    except (RateLimited, BudgetExceeded):
+        async with heavy.quotas.turn(admission.tenant, partial(heavy.turns.may_cost, query, admission.tenant, admission.plan), place):
+            return await submit(placed=True)
+    except (RateLimited, BudgetExceeded, Overloaded) as e:
+        if isinstance(e, Overloaded) and admission.keyed is None:  # a full node does not look anything up
+            raise
         ids = {admission.turn_id, *(admission.keyed.ids if admission.keyed else ())}
         if await heavy.stores.turns.known(admission.tenant, query.session_id, list(ids)) is None:
             raise

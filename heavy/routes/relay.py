@@ -72,11 +72,12 @@ async def _relay(
     ask = Ask(relayed.model.removeprefix(MODELS), spender, relayed.tokens, relayed.most_output, left, provider, relayed.streaming)
     call = Call(path, relayed, headers, counts=path != COUNT_TOKENS)
     try:
-        if relayed.streaming and call.counts:
-            async with heavy.quotas.stream(caller.tenant, credentials(scope)):
-                await _stream(heavy, scope, receive, send, ask, call)
-        else:
-            await _whole(heavy, scope, receive, send, ask, call)
+        async with heavy.turns.entrance.place(caller.tenant, deadline, {}):
+            if relayed.streaming and call.counts:
+                async with heavy.quotas.stream(caller.tenant, credentials(scope)):
+                    await _stream(heavy, scope, receive, send, ask, call)
+            else:
+                await _whole(heavy, scope, receive, send, ask, call)
     except Refused as e:
         await send_json(send, e.told_status, e.told_body, [(b"cache-control", b"no-store"), (b"x-should-retry", b"false")])
 

@@ -172,7 +172,7 @@ async def health(role: str, request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """The Prometheus page."""
     heavy = heavy_of(request.scope)
-    heavy.metrics.heavy_inflight_ratio.set(len(heavy.owner) / heavy.settings.max_inflight)
+    heavy.metrics.heavy_inflight_ratio.set(heavy.turns.entrance.under_way / heavy.turns.entrance.limit.now)
     return await pages.metrics_page(heavy.metrics)(request)
 
 

@@ -34,7 +34,7 @@ Costs = Callable[[], Awaitable[bool]]
 class Node:
     """What is known of this process: how many turns it takes at most, how many more it takes now, and how many each tenant has here."""
 
-    max_inflight: int
+    most: Callable[[], int]
     room: Callable[[], int]
     held: Mapping[str, int]
 
@@ -63,21 +63,23 @@ class Quotas:
         return self._streams.one(tenant, headers)
 
     @contextlib.asynccontextmanager
-    async def turn(self, tenant: str, costs: Costs) -> AsyncIterator[None]:
-        """A turn is accepted inside. Raises RateLimited or BudgetExceeded before anything is stored, DependencyUnavailable where a limit
-        cannot be checked."""
+    async def turn(self, tenant: str, costs: Costs, place: AbstractAsyncContextManager[None] | None = None) -> AsyncIterator[None]:
+        """A turn is accepted inside. `place` is its place in the node, which may have to be waited for: it is entered when all is well with
+        the tenant, and before what its turns do one after the other. Raises RateLimited or BudgetExceeded before anything is stored,
+        DependencyUnavailable where a limit cannot be checked."""
         limits = self._ring.limits_of(tenant)
         self._share(tenant)
         self._entering[tenant] += 1
         try:
             await self._pay(tenant, limits, costs)
-            if limits.concurrent_turns is None:
-                yield
-                return
-            # One after the other: the next one is counted when this one is stored. Another replica may let one in at the same moment.
-            async with self._doors.setdefault(tenant, asyncio.Lock()):
-                await self._count(tenant, limits.concurrent_turns)
-                yield
+            async with place or contextlib.nullcontext():
+                if limits.concurrent_turns is None:
+                    yield
+                    return
+                # One after the other: the next one is counted when this one is stored. Another replica may let one in at the same moment.
+                async with self._doors.setdefault(tenant, asyncio.Lock()):
+                    await self._count(tenant, limits.concurrent_turns)
+                    yield
         finally:
             self._entering[tenant] -= 1
             if not self._entering[tenant]:
@@ -100,8 +102,9 @@ class Quotas:
         node = self._node
         tenants = len(node.held.keys() | self._entering.keys() | {tenant})
         held = node.held.get(tenant, 0) + self._entering[tenant]
-        if not may_enter(room=node.room(), max_inflight=node.max_inflight, held=held, tenants=tenants):
-            share = share_of(node.max_inflight, tenants)
+        most = node.most()
+        if not may_enter(room=node.room(), max_inflight=most, held=held, tenants=tenants):
+            share = share_of(most, tenants)
             raise self._beyond("fair_share", share, held, f"this node is filling up, and {share} of its turns are this tenant's share")
 
     def _beyond(self, limit: str, value: int, used: int, detail: str) -> LoadsplitError:

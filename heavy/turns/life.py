@@ -5,6 +5,7 @@ node or, when it dies, on the one that takes the turn over (`heavy.turns.lives`)
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ from heavy.turns import approval, timers, window
 from heavy.turns.agents import Agents
 from heavy.turns.approval import yes_or_no
 from heavy.turns.decide import asks_model
+from heavy.turns.entrance import FULL, Entrance
 from heavy.turns.lives import Lives
 from heavy.turns.marks import Marks
 from heavy.turns.notes import tell
@@ -54,7 +56,7 @@ class Turns:
         agents: Agents,
         lives: Lives,
         settle: Settle,
-        max_inflight: int,
+        entrance: Entrance,
         marks: Marks | None = None,
     ) -> None:
         self._stores = stores
@@ -63,15 +65,18 @@ class Turns:
         self._agents = agents
         self._lives = lives
         self._settle = settle
-        self._max_inflight = max_inflight
+        self.entrance = entrance
         self._marks = marks or Marks(hotstore, stores.turns)
-        self._accepting = 0
-        self.draining = False
 
     @property
     def room(self) -> int:
         """How many more turns this node takes now."""
-        return 0 if self.draining else self._max_inflight - len(self._owner) - self._accepting
+        return self.entrance.room
+
+    @property
+    def draining(self) -> bool:
+        """Whether this node takes no new turn any more."""
+        return self.entrance.closed
 
     async def submit(
         self,
@@ -85,8 +90,9 @@ class Turns:
         request_id: str,
         on_busy: OnBusy = "enqueue",
         keyed: Keyed | None = None,
+        placed: bool = False,
     ) -> Submitted:
-        """Accepts a message as a turn and starts it.
+        """Accepts a message as a turn and starts it; `placed` says that the caller holds a place of the entrance for it.
 
         Raises Overloaded before anything is stored, InvalidRequest for an unknown agent, Busy where the caller does not want to wait,
         IdempotencyMismatch, DependencyUnavailable when the database is away.
@@ -97,8 +103,8 @@ class Turns:
             await self._marks.show(tenant, keyed)
             if earlier is not None:
                 return Submitted(self._owner.get(earlier.turn_id) or earlier, replayed=True)
-        if self.room <= 0:
-            raise Overloaded("this node takes no further turn now", retry_after=1, **_busy(agent))
+        if not placed and self.room <= 0:
+            raise Overloaded(FULL, retry_after=1, **agent.busy)
         if agent.asks_persons and (answer := yes_or_no(query.message)) is not None:
             awaiting = await self._stores.turns.awaiting(tenant, query.session_id)
             if awaiting:
@@ -112,7 +118,7 @@ class Turns:
         if keyed is not None:
             request["fingerprint"] = keyed.fingerprint
         new = _new_turn(query, agent, tenant, turn_id, request, plan=plan, on_busy=on_busy)
-        turn, ours = await self._accept(new)
+        turn, ours = await self._accept(new, placed=placed)
         if keyed is not None and not ours and turn.turn_id == turn_id:
             row = await self._stores.turns.get(tenant, turn_id)
             keyed.refuse_other(row.request.get("fingerprint") if row else None)
@@ -136,7 +142,7 @@ class Turns:
         """
         agent = self._agents.choose(query.agent_id)
         if self.room <= 0:
-            raise Overloaded("this node takes no further turn now", retry_after=1)
+            raise Overloaded(FULL, retry_after=1)
         request = {"deadline": None, "streaming": False, "request_id": request_id, "task": {"max_attempts": max_attempts}}
         request |= _traced(traceparent)
         turn, _ = await self._accept(_new_turn(query, agent, tenant, turn_id, request, plan=plan))
@@ -209,22 +215,19 @@ class Turns:
 
     async def drain(self, seconds: float) -> None:
         """Takes no new turn, and ends or gives up the running ones within about so many seconds."""
-        self.draining = True
+        self.entrance.close()
         await self._lives.leave(seconds)
 
-    async def _accept(self, new: NewTurn) -> tuple[OwnedTurn | TurnRow, bool]:
+    async def _accept(self, new: NewTurn, *, placed: bool = False) -> tuple[OwnedTurn | TurnRow, bool]:
         """The turn, and whether it is new."""
-        self._accepting += 1
         tenant, session_id = new.tenant, new.session_id
-        try:
+        with contextlib.nullcontext() if placed else self.entrance.taken():
             peeked, _ = await asyncio.gather(window.peek(self._hotstore, tenant, session_id), self._settle(tenant, session_id))
             accepted = await self._stores.turns.accept(new, owner=self._owner.name, lease_seconds=self._owner.lease_seconds)
-        finally:
-            self._accepting -= 1
-        existing = self._owner.get(accepted.turn.turn_id)
-        if existing is not None or not accepted.new_turn:
-            return existing or accepted.turn, False  # it came twice: one run, both readers follow it
-        return self._lives.begin(accepted, peeked), True
+            existing = self._owner.get(accepted.turn.turn_id)
+            if existing is not None or not accepted.new_turn:
+                return existing or accepted.turn, False  # it came twice: one run, both readers follow it
+            return self._lives.begin(accepted, peeked), True
 
     async def _earlier(self, tenant: str, session_id: str, turn_id: str, keyed: Keyed) -> TurnRow | None:
         """What an earlier request with this key has begun within the last day. Raises IdempotencyMismatch."""
@@ -278,8 +281,3 @@ def _traced(traceparent: str) -> dict[str, str]:
 
 def _form(query: Query) -> dict[str, Any]:
     return {} if query.form is None else {"form": query.form}
-
-
-def _busy(agent: CompiledWorkflow) -> dict[str, str]:
-    """What a chat front end may show when the agent takes no message now."""
-    return {"message": agent.workflow.busy_message} if agent.workflow.busy_message else {}

@@ -23,6 +23,7 @@ from heavy.turns import lines, window
 from heavy.turns.agents import Agents
 from heavy.turns.log import TurnLog
 from heavy.turns.owner import OwnedTurn, TurnOwner
+from heavy.turns.pace import FirstWord
 from heavy.turns.rows import Accepted, TurnRow
 from heavy.turns.run import LeftBehind, Run, RunParts
 from heavy.turns.states import TERMINAL
@@ -140,6 +141,8 @@ class Lives:
                 peeked = await window.peek(self._hotstore, turn.tenant, turn.session_id)
             if row.cancel_requested and turn.cancelled is None:
                 turn.cancelled = row.cancel_reason or "cancelled"
+            if self._owner.pace is not None and row.attempt == 1:
+                turn.first_word = FirstWord(self._owner.pace, row.agent_id, bool(row.request.get("streaming")))
             run = Run(self._parts, self._agents.of_turn(row.agent_id), session, row, turn)
             others = await self._run(turn, run, peeked, request_id)
             if run.state in TERMINAL:
@@ -158,6 +161,7 @@ class Lives:
             span.end(error="not_ended" if turn.error else None)
             turn.events.abandon()  # however it came here: readers never wait for a turn that has no run
             self._metrics.turns_inflight.dec()
+            self._owner.free(turn)
             self._metrics.turn_seconds.observe(time.monotonic() - started)
             try:
                 await self._owner.turn_ended(turn, others)
@@ -178,6 +182,8 @@ class Lives:
             async with asyncio.timeout_at(_loop_time(run.deadline)):
                 return await run.go(peeked)
         except TimeoutError:
+            if turn.first_word is not None:
+                turn.first_word.given_up()
             return await run.fail(DeadlineExceeded("the turn did not end before its deadline"), request_id)
         except asyncio.CancelledError:
             if not turn.cancelled or turn.lost:

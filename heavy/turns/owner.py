@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from common.errors import DependencyUnavailable, LoadsplitError
@@ -20,6 +20,7 @@ from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
 from heavy.settings import LEASE_SECONDS
 from heavy.turns.log import TurnLog
+from heavy.turns.pace import FirstWord, Pace
 from heavy.turns.stores import DatabaseUnavailable, TurnStore
 
 LISTEN_AGAIN_SECONDS = 1.0
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 class OwnedTurn:
     """A turn that waits or runs here. `cancelled` says that its end was asked for, with the reason; only a `running` one is interrupted
     for it, a waiting one looks. `leaving` asks it to stop at the end of a step. `error` is what a reader is told when this node could not
-    bring the turn to its end."""
+    bring the turn to its end. `first_word` is there until the turn has said something; `busy` says that it takes a place."""
 
     tenant: str
     session_id: str
@@ -43,7 +44,15 @@ class OwnedTurn:
     cancelled: str | None = None
     lost: bool = False
     error: LoadsplitError | None = None
+    first_word: FirstWord | None = None
+    busy: bool = False
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def spoke(self, kind: str) -> None:
+        """It has said something, as an action of that kind."""
+        if self.first_word is not None:
+            first, self.first_word = self.first_word, None
+            first.heard(kind)
 
 
 class TurnOwner:
@@ -56,7 +65,10 @@ class TurnOwner:
         self._turns = turns
         self._hotstore = hotstore
         self._owned: dict[str, OwnedTurn] = {}
-        self.held: Counter[str] = Counter()  # turns of each tenant that has any here
+        self.busy = 0  # turns that have not ended
+        self.held: Counter[str] = Counter()  # the same of each tenant that has any here
+        self.pace: Pace | None = None  # hears of first words
+        self.on_room: Callable[[], None] = lambda: None  # called when a place has got free
         self._waiting: dict[tuple[str, str], list[OwnedTurn]] = {}
 
     def __len__(self) -> int:
@@ -74,19 +86,29 @@ class TurnOwner:
         """Takes charge of a turn's lease. An earlier attempt that still runs here (this process was frozen, and took over its own turn)
         is stopped."""
         earlier = self._owned.get(turn.turn_id)
+        turn.busy = True
+        self.busy += 1
+        self.held[turn.tenant] += 1
+        self._owned[turn.turn_id] = turn
         if earlier is not None:
             self._lose(earlier)
-        else:
-            self.held[turn.tenant] += 1
-        self._owned[turn.turn_id] = turn
+            self.free(earlier)
 
-    def remove(self, turn: OwnedTurn) -> None:
-        """The turn has ended here."""
-        if self._owned.get(turn.turn_id) is turn:
-            del self._owned[turn.turn_id]
+    def free(self, turn: OwnedTurn) -> None:
+        """The turn has ended, and takes no place any more. It is still here for who reads it, until its log is written."""
+        if turn.busy:
+            turn.busy = False
+            self.busy -= 1
             self.held[turn.tenant] -= 1
             if not self.held[turn.tenant]:
                 del self.held[turn.tenant]
+            self.on_room()
+
+    def remove(self, turn: OwnedTurn) -> None:
+        """The turn is here no more."""
+        self.free(turn)
+        if self._owned.get(turn.turn_id) is turn:
+            del self._owned[turn.turn_id]
 
     def cancel(self, turn_id: str, reason: str) -> bool:
         """Asks a turn of this process to end; False when it is not here."""

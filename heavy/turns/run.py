@@ -86,7 +86,7 @@ class Run:
         self._session = session
         self._row = row
         self._turn = turn
-        self._told = Telling(turn.events)
+        self._told = Telling(turn.events, turn.spoke)
         self._fence = Fence(row.tenant, row.session_id, row.turn_id, row.attempt)
         self._plan = Plan(**row.plan) if row.plan else None
         self._message: str = row.request["message"]
@@ -144,7 +144,7 @@ class Run:
         self._route = Route(**told) if (told := self._told.route()) else route
         self._told.once("route", route)
         if self._needs_greeting() and not self._agent.is_silent(route.action_type, route.action_target):
-            self._told.say((self._agent.workflow.greeting or "") + "\n\n")
+            self._told.greet((self._agent.workflow.greeting or "") + "\n\n")
 
     @contextlib.asynccontextmanager
     async def _knowledge(self) -> AsyncIterator[Knowledge | None]:

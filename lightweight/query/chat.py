@@ -34,7 +34,7 @@ class ChatEndpoint(QueryEndpoint):
         body = await read_body(scope, receive, BODY_LIMIT)
         if asked_model(body) is not None:  # heavy looks at the key itself; any replica will do
             self._handoffs.inc()
-            await self._handoff(scope, receive, send, body, "", f"{caller.tenant}/{new_turn_id()}")
+            await self._onward(scope, receive, send, body, "", f"{caller.tenant}/{new_turn_id()}")
             return 200
         caller.need("query")
         if caller.limits.requests_per_minute is not None:

@@ -25,6 +25,7 @@ from common.web.middleware import InFlight
 from common.web.rate import RequestRate
 from lightweight.agents import Agent, Agents
 from lightweight.answer import Answer, RuleAnswers, Turn, plan
+from lightweight.door import Door
 from lightweight.handoff import Handoff
 from lightweight.idempotency import Idempotency
 from lightweight.matching.match import Match
@@ -61,6 +62,7 @@ class QueryEndpoint:
         ticket_key: bytes,
         metrics: Metrics,
         inflight: InFlight,
+        door: Door,
         lines: TurnLines | None = None,
         tracing: Tracing = NO_TRACING,
         streaming: bool = False,
@@ -74,6 +76,7 @@ class QueryEndpoint:
         self._rate = rate
         self._ticket_key = ticket_key
         self._inflight = inflight
+        self._door = door
         self._lines = lines
         self._tracing = tracing
         self._streaming = streaming
@@ -88,8 +91,12 @@ class QueryEndpoint:
         """One request. Whatever is wrong with it, or here, is answered as a problem."""
         began = perf_counter()
         status = 500
+        door = self._door
         self._inflight.count += 1
+        door.count += 1
         try:
+            if door.count > door.limit.now:
+                raise door.refusal(self._agents.busy_message)
             status = await self._serve(scope, receive, send, began)
         except ClientDisconnected:
             status = CLIENT_GONE
@@ -98,6 +105,7 @@ class QueryEndpoint:
             status = await self._refuse(send, as_loadsplit_error(e, rid), rid, began, scope["path"])
         finally:
             self._inflight.count -= 1
+            door.count -= 1
             (self._answered if status == 200 else self._requests.labels("lightweight", self._kind, str(status))).inc()
             self._seconds.observe(perf_counter() - began)
             if self._tracing.on:
@@ -195,11 +203,19 @@ class QueryEndpoint:
             turn.tenant, agent.workflow.agent_id, session_id, turn.turn_id, agent.config_hash, plan, turn.deadline, 0.0, turn.traceparent
         )
         try:
-            await self._handoff(scope, receive, send, body, sign(ticket, self._ticket_key), f"{turn.tenant}/{session_id}")
+            await self._onward(scope, receive, send, body, sign(ticket, self._ticket_key), f"{turn.tenant}/{session_id}")
         except DependencyUnavailable as e:
             if agent.workflow.busy_message:  # what a chat front end may show in place of an answer
                 e.extra["message"] = agent.workflow.busy_message
             raise
+
+    async def _onward(self, scope: Scope, receive: Receive, send: Send, body: bytes, ticket: str, session_key: str) -> None:
+        """Heavy's part of a request: meanwhile it takes no place at the door, however long it lasts."""
+        self._door.count -= 1
+        try:
+            await self._handoff(scope, receive, send, body, ticket, session_key)
+        finally:
+            self._door.count += 1
 
     async def _refuse(self, send: Send, error: LoadsplitError, rid: str, began: float, path: str) -> int:
         status, headers, body = problem_response(error, rid, path)

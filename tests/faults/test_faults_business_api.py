@@ -44,7 +44,17 @@ def test_a_hanging_api_costs_its_time_out_and_nobody_else_anything(split: Split)
         start = time.monotonic()
         assert [h.result() for h in hanging] == [FAILED] * 10
         assert time.monotonic() - start < 2
-    assert metric(split.lightweight.client, "endpoint_calls_total", endpoint="flow hang", outcome="timeout") == 10
+    assert metric(split.lightweight.client, "endpoint_calls_total", endpoint="flow hang", outcome="timeout") >= 10
+
+
+def test_a_callers_deadline_ends_the_call(split: Split) -> None:
+    """Sooner than the flow's own time-out would, and the flow says what it says when its call fails."""
+    late = metric(split.lightweight.client, "endpoint_calls_total", endpoint="flow hang", outcome="timeout")
+    start = time.monotonic()
+    answer = split.client.ask("call hang", "odd-late", agent_id="odd", headers={"X-Loadsplit-Timeout": "0.1"})
+    assert time.monotonic() - start < 0.45
+    assert (answer.status, answer.json["message"]) == (200, FAILED)
+    assert metric(split.lightweight.client, "endpoint_calls_total", endpoint="flow hang", outcome="timeout") == late + 1
 
 
 def test_a_failing_api_is_left_alone_and_found_again(split: Split, odd_api: OddApi) -> None:

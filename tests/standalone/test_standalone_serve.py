@@ -53,7 +53,7 @@ async def test_hosts_that_only_heavy_calls_are_trusted_too(tmp_path: Path) -> No
 @pytest.mark.parametrize("path", ["/api/v1/query", "/api/v1/query/stream"])
 async def test_a_full_tier_tells_the_agents_busy_message(tmp_path: Path, path: str) -> None:
     async with served(tmp_path, busy_message="One moment, please.") as (app, heavy):
-        heavy.turns.draining = True
+        heavy.turns.entrance.close()
         reply = await call(app, "POST", path, ASK)
     assert (reply.status, reply.json["code"], reply.json["message"]) == (503, "overloaded", "One moment, please.")
     assert reply.headers["retry-after"] == "1"
@@ -61,6 +61,6 @@ async def test_a_full_tier_tells_the_agents_busy_message(tmp_path: Path, path: s
 
 async def test_an_agent_without_one_tells_nothing(tmp_path: Path) -> None:
     async with served(tmp_path) as (app, heavy):
-        heavy.turns.draining = True
+        heavy.turns.entrance.close()
         reply = await call(app, "POST", "/api/v1/query", ASK)
     assert (reply.status, "message" in reply.json) == (503, False)

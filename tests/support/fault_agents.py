@@ -83,6 +83,7 @@ def write_script(folder: Path) -> Path:
     rules += [
         {"when": {"user": f"a {how} answer"}, "text": "Slow words.", "first_token_ms": ms} for how, ms in (("slow", 1500), ("late", 2000))
     ]
+    rules.append({"when": {"user": "a steady answer|something heavy"}, "text": "Steadily answered.", "first_token_ms": 300})
     flood = " ".join(f"word{n}" + "x" * 10_000 for n in range(400))
     rules.append({"when": {"user": "a flood of words"}, "text": flood, "token_ms": 0})
     rules.append({"when": {"user": "a very long story"}, "text": " ".join(f"word{n}" for n in range(400)), "token_ms": 20})

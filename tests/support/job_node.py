@@ -81,7 +81,6 @@ class JobNode(Node):
             door=self.enter,
             metrics=self.metrics,
             slots=slots,
-            max_inflight=max_inflight,
             rules=self.plan,
         )
         self.plans: dict[str, Plan] = {}

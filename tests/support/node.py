@@ -18,6 +18,7 @@ from heavy.jobs.journal import JournalMover
 from heavy.llm.types import Chunk, LLMCallFailed, LLMRequest, TextDelta
 from heavy.streaming import TurnReader
 from heavy.turns.agents import Agents
+from heavy.turns.entrance import Entrance
 from heavy.turns.gates import Gates
 from heavy.turns.life import Turns
 from heavy.turns.lives import Lives
@@ -79,7 +80,7 @@ class Node:
         agents, parts = Agents(workflows), RunParts(stores, hotstore, self.gateway, caller, Gates(hotstore, stores.sessions))
         shared: dict[str, Any] = {"stores": stores, "hotstore": hotstore, "owner": self.owner, "agents": agents}
         self.lives = Lives(**shared, parts=parts, metrics=metrics)
-        self.turns = Turns(**shared, lives=self.lives, settle=self.mover.settle, max_inflight=max_inflight)
+        self.turns = Turns(**shared, lives=self.lives, settle=self.mover.settle, entrance=Entrance(self.owner, max_inflight))
 
     async def say(self, turn_id: str, message: str = "hello there friend", session: str = "s1", **more: Any) -> OwnedTurn | TurnRow:
         """Submits a message for the skill."""

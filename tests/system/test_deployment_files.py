@@ -85,6 +85,12 @@ def test_monitoring_is_a_profile_over_the_same_files_as_elsewhere(services: dict
     assert {name for name, service in services.items() if service.get("profiles") == ["monitoring"]} == {"prometheus", "grafana"}
     mounted = {v.split(":")[0] for name in ("prometheus", "grafana") for v in services[name]["volumes"] if v.startswith("./")}
     assert mounted == {"./deploy/prometheus", "./deploy/grafana/provisioning", "./deploy/grafana/dashboards"}
+    assert all(any((ROOT / folder).rglob("*.*")) for folder in mounted)
+    scraped = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
+    ports = {names[0]: d["port"] for job in scraped for d in job["dns_sd_configs"] if (names := d["names"])}
+    assert ports == {"lightweight": 8101, "heavy": int(services["heavy"]["environment"]["LOADSPLIT_ADMIN_PORT"]), "worker": 8301}
+    (provider,) = yaml.safe_load((ROOT / "deploy/grafana/provisioning/dashboards/loadsplit.yaml").read_text())["providers"]
+    assert f"./deploy/grafana/dashboards:{provider['options']['path']}:ro" in services["grafana"]["volumes"]
 
 
 async def test_the_images_check_asks_livez() -> None:

@@ -216,4 +216,7 @@ def test_metrics_that_are_asked_for_exist(production: dict[tuple[str, str], Docu
         ports = {p["containerPort"] for p in containers(production["Deployment", pod])[0]["ports"]}
         assert template["metadata"]["annotations"]["prometheus.io/port"] == str(ADMIN if pod == "heavy" else ROLES[pod])
         assert int(template["metadata"]["annotations"]["prometheus.io/port"]) in ports
-    assert production["PodMonitor", "loadsplit-heavy"]["spec"]["podMetricsEndpoints"][0]["port"] == "admin"
+    for monitor, port in (("loadsplit", "http"), ("loadsplit-heavy", "admin")):
+        (endpoint,) = production["PodMonitor", monitor]["spec"]["podMetricsEndpoints"]
+        assert (endpoint["port"], endpoint["path"]) == (port, "/metrics")
+        assert endpoint["relabelings"][0]["replacement"] == "loadsplit-$1", "the jobs of deploy/prometheus/prometheus.yml"

@@ -173,6 +173,20 @@ async def test_too_many_connections_of_one_client_are_429(nginx: StartFront) -> 
     assert headers["retry-after"] == "1"
 
 
+async def test_too_many_requests_of_one_client_in_a_second_are_429(nginx: StartFront) -> None:
+    """A second's worth may come at once, and a hand-off is one request."""
+    front = await nginx(heavy=1, requests_per_client=5)
+    front.lightweight[0].handle = hand_off
+    replies = [await front.query("s") for _ in range(20)]
+    served = [status for status, _, _ in replies].count(200)
+    assert 6 <= served < 20
+    assert len(front.heavy[0].requests) == served
+    status, problem, headers = next(r for r in replies if r[0] != 200)
+    assert (status, headers["retry-after"]) == (429, "1")
+    assert problem.items() >= problem_of(errors.RateLimited).items()
+    assert (await front.call("GET", "/livez"))[0] == 200
+
+
 @pytest.mark.parametrize(
     ("sent", "kept"),
     [("abc-1._Z", True), ("x" * 128, True), ("x" * 129, False), ('a"b', False), ("a b", False), ("", False)],

@@ -89,6 +89,20 @@ def test_a_value_that_would_be_read_as_something_else_is_refused(bad: dict[str, 
         render(replace(LISTED, **bad))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("rate", [0, -1, 1_000_001])
+def test_a_rate_that_nginx_cannot_keep_is_refused(rate: int) -> None:
+    with pytest.raises(ValueError, match="requests_per_client"):
+        render(replace(LISTED, requests_per_client=rate))
+
+
+def test_requests_a_second_are_limited_where_it_is_said(tmp_path: Path) -> None:
+    assert "limit_req_zone" not in render(LISTED)["snippets/limits.conf"]
+    assert main(["--out", str(tmp_path), "--requests-per-client", "20"]) == 0
+    limits = (tmp_path / "snippets/limits.conf").read_text()
+    assert "rate=20r/s;" in limits
+    assert "burst=20 nodelay;" in limits
+
+
 def test_the_command_writes_the_files_and_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--out", str(tmp_path), "--resolver", "127.0.0.11"]) == 0
     assert (tmp_path / "nginx.conf").is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import replace
 
@@ -96,6 +97,16 @@ async def test_a_busy_node_takes_no_batch(stores: JobStores, hotstore: MemoryHot
         await here.idle()
 
 
+async def test_the_last_places_are_for_messages(here: JobNode) -> None:
+    """A node of a hundred: what ninety leave is no task's, what half of it leaves is no batch's."""
+    with contextlib.ExitStack() as taken:
+        for most, task, batch in ((49, 8, 1), (50, 8, 0), (88, 2, 0), (90, 0, 0), (99, 0, 0)):
+            while here.turns.entrance.under_way < most:
+                taken.enter_context(here.turns.entrance.taken())
+            assert (here.dispatcher.room("task"), here.dispatcher.room("batch")) == (task, batch)
+        assert here.turns.room == 1
+
+
 async def test_a_failure_that_passes_is_tried_again(here: JobNode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "FIRST_PAUSE", 0.05)
     await here.submit("t_1", "please fail", session_id="s1")
@@ -155,12 +166,12 @@ async def test_a_task_for_an_agent_that_is_gone_fails(here: JobNode) -> None:
 
 async def test_a_full_node_gives_a_task_back(here: JobNode) -> None:
     await here.submit("t_1")
-    here.turns._max_inflight = 0
+    here.turns.entrance.limit.now = 0
     here.dispatcher.room = lambda lane: 1  # type: ignore[method-assign] # as if another turn had come in between
     await here.dispatcher.look(deep=False)
     await here.until("t_1", "pending")
     del here.dispatcher.room  # type: ignore[method-assign]
-    here.turns._max_inflight = 100
+    here.turns.entrance.limit.now = 100
     assert (await here.task("t_1")).attempts == 0
     assert here.dispatcher.room("task") == 0  # it rests a moment
     assert await here.dispatcher.look(deep=True) == 0
@@ -213,9 +224,9 @@ async def test_a_task_is_given_to_the_node_that_has_room(stores: JobStores, hots
 
 async def test_a_drained_node_takes_nothing(here: JobNode) -> None:
     await here.submit("t_1")
-    here.turns.draining = True
+    here.turns.entrance.close()
     assert await here.dispatcher.look(deep=True) == 0
-    here.turns.draining = False
+    here.turns.entrance.closed = False
 
 
 async def test_a_task_whose_turn_is_another_nodes_is_left_to_it(stores: JobStores, hotstore: MemoryHotStore, here: JobNode) -> None:

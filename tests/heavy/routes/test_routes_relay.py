@@ -319,3 +319,20 @@ async def _collect_chunks(client: openai.AsyncOpenAI, said: list[str]) -> None:
 async def _collect_events(client: anthropic.AsyncAnthropic, said: list[str]) -> None:
     async for event in await client.messages.create(model="models/spare", max_tokens=9, messages=HI, stream=True):
         said.append(event.type)
+
+
+async def test_a_call_takes_a_place_of_the_node_as_long_as_it_lasts(tmp_path: Path) -> None:
+    """A full node says so at once, in the client's protocol, and a call that ends makes room."""
+    profile, size = quick(rules=[{"text": TEXT, "first_token_ms": 2000}]), {"MAX_INFLIGHT": "1", "QUEUE_SECONDS": "0"}
+    async with fronted(tmp_path, profile, **size) as front, front.openai() as gpt, front.anthropic() as claude:
+        entrance = front.app.heavy.turns.entrance
+        first = asyncio.create_task(gpt.chat.completions.create(model="models/gpt", messages=HI))
+        await wait_until(lambda: entrance.room == 0, "it has its place")
+        with pytest.raises(openai.InternalServerError) as caught:
+            await gpt.chat.completions.create(model="models/gpt", messages=HI, stream=True)
+        assert (caught.value.status_code, caught.value.code, caught.value.response.headers["retry-after"]) == (503, "overloaded", "1")
+        with pytest.raises(anthropic.APIStatusError) as other:
+            await claude.messages.create(model="models/claude", messages=HI, max_tokens=10)
+        assert (other.value.status_code, other.value.response.json()["error"]["type"]) == (503, "overloaded_error")
+        assert (await first).choices[0].message.content == TEXT
+        await wait_until(lambda: entrance.room == 1, "its place is free")

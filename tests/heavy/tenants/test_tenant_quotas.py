@@ -30,7 +30,7 @@ class Place:
 
     def quotas(self, stores: Stores, ring: KeyRing, metrics: Metrics | None = None) -> Quotas:
         """Its door."""
-        node = Node(self.most, lambda: self.most - sum(self.held.values()), self.held)
+        node = Node(lambda: self.most, lambda: self.most - sum(self.held.values()), self.held)
         hotstore = MemoryHotStore()
         return Quotas(ring, stores.access, hotstore, node, metrics or Metrics(), Spending(stores.ledger, hotstore))
 
