@@ -40,6 +40,7 @@ def logged_in(server: Running, env: dict[str, str], folder: Path) -> tuple[Pages
     return pages, key
 
 
+@pytest.mark.long
 def test_stores_go_away_one_after_the_other(tmp_path: Path, redis: RedisServer, postgres: PostgresServer) -> None:
     stores = {"LOADSPLIT_REDIS_URL": redis.url, "LOADSPLIT_DATABASE_URL": postgres.create_database()}
     env = {"BUSINESS": "http://127.0.0.1:9", "LOADSPLIT_API_KEYS": "db:", **stores}
