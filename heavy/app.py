@@ -176,7 +176,6 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             metrics=metrics,
             log_level=level,
             explain=given.explain,
-            rules=given.rules,
         )
 
 

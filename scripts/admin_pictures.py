@@ -21,7 +21,7 @@ from tests.support.running import Running  # noqa: E402 - as above
 from tests.support.services import find_binary, free_port  # noqa: E402 - as above
 
 PICTURES = ROOT / "docs" / "pictures"
-WORKFLOW = ROOT / "examples" / "customer_service" / "workflow.json"
+AGENT = "lumen-home"
 SAID = (
     "What are your opening hours?", "where is order A1001?", "I want to return order A1002, it arrived damaged", "订单A1005到哪了",
     "do you ship lamps to Norway", "can you ship a lamp to Sweden", "What are your opening hours?", "where is order A1003?",
@@ -33,14 +33,24 @@ def main() -> None:
     PICTURES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder, port = Path(name), free_port()
-        command = ["serve", "--demo", "--config", str(WORKFLOW), "--port", str(port)]
-        with Running(command, folder, port=port) as server:
+        command = ["serve", "--demo", "--config", "db:", "--port", str(port)]
+        with Running(command, folder, port=port, env={"LOADSPLIT_EGRESS_ALLOW": "127.0.0.1"}, ready="/livez") as server:
+            _push(server.client, (ROOT / "examples/customer_service/workflow.json").read_text())
             turn_id = _talk(server.client)
             driver = _browser(folder)
             try:
                 _photograph(AdminPages(driver, server.url), turn_id)
             finally:
                 driver.quit()
+
+
+def _push(client: Client, text: str) -> None:
+    for version, words in enumerate((text, text.replace("9:00", "8:30")), 1):
+        put = client.call("PUT", f"/admin/api/agents/{AGENT}/config?note=version%20{version}", raw=words.encode())
+        if put.status != 200:
+            raise SystemExit(put.body.decode())
+    client.call("POST", f"/admin/api/agents/{AGENT}/activate", {"version": 1, "note": "the first"})
+    client.call("POST", f"/admin/api/agents/{AGENT}/activate", {"version": 2, "canary_percent": 20, "note": "opens earlier"})
 
 
 def _talk(client: Client) -> str:
@@ -64,7 +74,7 @@ def _browser(folder: Path) -> Chrome:
 
 
 def _photograph(pages: AdminPages, turn_id: str) -> None:
-    shots = {"overview": "", "turn": f"/turns/{turn_id}", "rules": "/rules"}
+    shots = {"overview": "", "turn": f"/turns/{turn_id}", "agent": f"/agents/{AGENT}", "rules": "/rules"}
     for name, path in shots.items():
         pages.open(path)
         pages.driver.save_screenshot(str(PICTURES / f"admin-{name}.png"))

@@ -88,4 +88,4 @@ def totals(steps: list[dict[str, Any]]) -> dict[str, Any]:
 
 def agents(visit: Visit) -> list[str]:
     """The ids of the agents that are served here."""
-    return [agent.workflow.agent_id for agent in visit.heavy.agents.all()]
+    return list(visit.heavy.agents.names)

@@ -29,7 +29,7 @@ MAX_FIELDS = 200
 # Path and name.
 MENU = (
     ("", "Overview"), ("/sessions", "Sessions"), ("/turns", "Turns"), ("/desk", "Human desk"), ("/playground", "Playground"),
-    ("/rules", "Rules"), ("/tasks", "Tasks"), ("/webhooks", "Webhooks"), ("/costs", "Costs"),
+    ("/agents", "Agents"), ("/rules", "Rules"), ("/tasks", "Tasks"), ("/webhooks", "Webhooks"), ("/costs", "Costs"),
     ("/keys", "Keys and quotas"), ("/audit", "Audit log"),
 )  # fmt: skip
 # What may be told on a page after a redirect: never a text that came with the link.

@@ -41,8 +41,8 @@ async def say(visit: Visit) -> Response:
     form, heavy = visit.form, visit.heavy
     doc = {"message": form.get("message", ""), "session_id": form.get("session_id", "").strip(), "agent_id": form.get("agent_id") or None}
     query = read_query({name: value for name, value in doc.items() if value is not None})
-    plan = heavy.rules(query) if heavy.rules else None
-    admission = Admission(visit.visitor.tenant, new_turn_id(), plan, None, None)
+    plan, config_hash = await heavy.agents.plan(query, visit.visitor.tenant)
+    admission = Admission(visit.visitor.tenant, new_turn_id(), plan, None, None, config_hash)
     submitted = await accept(heavy, visit.request.scope, query, admission, streaming=False)
     return visit.go("/playground", session_id=query.session_id, agent_id=query.agent_id or "", turn=submitted.turn.turn_id)
 
@@ -55,7 +55,7 @@ async def turn_live(visit: Visit) -> Response:
 async def explain(visit: Visit) -> Response:
     """How a text would be routed now, with every rule that is found. Nothing is called."""
     agent_id = check_id(visit.form.get("agent_id", ""), "agent_id")
-    told = await visit.ask(match, path={"agent_id": agent_id}, body={"text": visit.form.get("message", "")})
+    told = await visit.ask(match, path={"agent_id": agent_id}, body={"message": visit.form.get("message", "")})
     return visit.page("explained.html", told=told, text=visit.form.get("message", ""), agent_id=agent_id)
 
 
@@ -63,5 +63,5 @@ async def _turn(visit: Visit, turn_id: str) -> dict[str, Any]:
     """A turn with what was routed; None where it is not in the database yet."""
     found = await visit.ask(get_trace, path={"turn_id": check_id(turn_id, "turn_id")})
     running = found["status"] not in ENDED
-    told = await visit.ask(match, path={"agent_id": found["agent_id"]}, body={"text": found["message"]}) if found["message"] else None
+    told = await visit.ask(match, path={"agent_id": found["agent_id"]}, body={"message": found["message"]}) if found["message"] else None
     return {"found": found, "running": running, "totals": totals(found["steps"]), "told": told}

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from common.errors import NotFound
-from heavy.admin import access, costs, desk, found, jobs, login, overview, playground, rules
+from heavy.admin import access, agents, costs, desk, found, jobs, login, overview, playground, rules
 from heavy.admin.frame import ROOT, Page, page
 
 STATIC = Path(__file__).resolve().parent / "static"
@@ -46,6 +46,15 @@ def admin_routes() -> list[BaseRoute]:
         _post("/playground", playground.say),
         _post("/playground/explain", playground.explain),
         _get("/playground/turns/{turn_id}", playground.turn_live),
+        _get("/agents", agents.agents),
+        _get("/agents/edit", agents.new),
+        _get("/agents/{agent_id}", agents.agent),
+        _post("/agents/{agent_id}", agents.act),
+        _get("/agents/{agent_id}/comparison", agents.comparison),
+        _get("/agents/{agent_id}/edit", agents.editor),
+        _post("/agents/{agent_id}/edit", agents.push),
+        _post("/agents/{agent_id}/lint", agents.lint),
+        _get("/agents/{agent_id}/versions/{version}", agents.version),
         _get("/rules", rules.rules),
         _post("/rules/forget", rules.forget),
         _get("/tasks", jobs.tasks),

@@ -38,7 +38,7 @@ async def rules(visit: Visit) -> Response:
     agent_id = visit.query.get("agent_id") or served[0]
     days = visit.query.get("days", "7")
     days = days if days in DAYS else "7"
-    workflow = visit.heavy.agents.choose(agent_id).workflow
+    workflow = (await visit.heavy.agents.active(agent_id)).workflow
     since = datetime.fromtimestamp(time.time() - DAYS[days] * DAY, UTC).isoformat()
     path = {"agent_id": check_id(agent_id, "agent_id")}
     stats, proposed, learned, log = await asyncio.gather(

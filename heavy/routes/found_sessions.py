@@ -40,4 +40,4 @@ async def find_sessions(request: Request) -> Response:
     await moved(heavy)
     rows = await heavy.stores.sessions.page(caller.tenant, sought, before=read_cursor(request), limit=limit)
     more = next_cursor(rows[-1].created_at, rows[-1].session_id) if len(rows) == limit else None
-    return JSONResponse({"sessions": [document(heavy, row) for row in rows], "next_cursor": more})
+    return JSONResponse({"sessions": [await document(heavy, row) for row in rows], "next_cursor": more})

@@ -16,7 +16,7 @@ from common.telemetry.metrics import Metrics
 from common.web.asgi import Headers
 from common.web.auth import Caller, KeyRing
 from common.web.log_level import LogLevel
-from heavy.jobs.dispatch import Dispatcher, Rules
+from heavy.jobs.dispatch import Dispatcher
 from heavy.jobs.journal import JournalMover
 from heavy.jobs.settle import Settling
 from heavy.jobs.stores import JobStores
@@ -38,8 +38,7 @@ Explain = Callable[[str, str, LearnedRoute | None], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Heavy:
-    """The open tier. `explain` is there only where the rule tier is in the same process. `given_urls` says where callers' URLs may lead;
-    `rules` says what the rules make of a message, None where they are not known here."""
+    """The open tier. `explain` is there only where the rule tier is in the same process. `given_urls` says where callers' URLs may lead."""
 
     settings: HeavySettings
     stores: JobStores
@@ -63,7 +62,6 @@ class Heavy:
     metrics: Metrics
     log_level: LogLevel
     explain: Explain | None = None
-    rules: Rules | None = None
 
 
 def heavy_of(scope: Scope) -> Heavy:
