@@ -20,6 +20,10 @@ PREFIX = "LOADSPLIT_"
 KNOWN_NAMES = frozenset(
     {
         "LOADSPLIT_CONFIG",
+        "LOADSPLIT_CONFIG_WATCH",
+        "LOADSPLIT_CONFIG_MEMORY_MB",
+        "LOADSPLIT_ADMIN_URL",
+        "LOADSPLIT_ADMIN_KEY",
         "LOADSPLIT_DATABASE_URL",
         "LOADSPLIT_REDIS_URL",
         "LOADSPLIT_HANDOFF",
@@ -71,10 +75,13 @@ def _turn_log(value: str) -> str:
 
 
 class CommonSettings(BaseModel):
-    """Settings of every role. Fields are the environment's names without LOADSPLIT_, in lower case. Secrets are starred in the repr."""
+    """Settings of every role. Fields are the environment's names without LOADSPLIT_, in lower case. Secrets are starred in the repr.
+    Without `config_watch` workflow files are read at start only; `config_memory_mb` is about what compiled versions of agents may take."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
     config: str | None = None
+    config_watch: bool = True
+    config_memory_mb: Annotated[int, Field(ge=1, le=1_000_000)] = 512
     redis_url: Annotated[str, Field(repr=False), AfterValidator(_redis)] = "memory://"
     ticket_secret: SecretStr | None = None
     api_keys: Path | None = None
@@ -114,6 +121,11 @@ class CommonSettings(BaseModel):
             made = SecretStr(_ticket_secret(settings.data_dir))
             settings = settings.model_copy(update={"ticket_secret": made})
         return settings
+
+    @property
+    def config_memory(self) -> int:
+        """What compiled versions of agents may take, in bytes."""
+        return self.config_memory_mb * 1024 * 1024
 
     @property
     def rule_turns_logged(self) -> float:

@@ -11,20 +11,21 @@ from common.telemetry.metrics import Metrics
 from common.telemetry.redaction import Redaction
 from common.web.middleware import InFlight
 from common.web.server import bind, bind_admin, require_safe_host, serve
-from heavy.app import RulesOf, create_app, create_worker
+from heavy.app import create_app, create_worker
+from heavy.configs.rulebook import Rulebook
 from heavy.settings import HeavySettings
 
 
-def run(settings: HeavySettings, host: str, port: int, *, insecure: bool = False, rules_of: RulesOf | None = None) -> None:
-    """Serves until SIGTERM or SIGINT, then drains. `rules_of` as in heavy.app.
+def run(settings: HeavySettings, host: str, port: int, *, insecure: bool = False, rulebook: Rulebook | None = None) -> None:
+    """Serves until SIGTERM or SIGINT, then drains. `rulebook` as in heavy.app.
 
     Raises CannotServe, SettingsError or a LoadsplitError before it serves."""
-    _run(create_app, settings, host, port, insecure, rules_of, settings.admin_port)
+    _run(create_app, settings, host, port, insecure, rulebook, settings.admin_port)
 
 
-def run_worker(settings: HeavySettings, host: str, port: int, *, insecure: bool = False, rules_of: RulesOf | None = None) -> None:
+def run_worker(settings: HeavySettings, host: str, port: int, *, insecure: bool = False, rulebook: Rulebook | None = None) -> None:
     """The same for a process that does background work only; it serves nothing of operators beside /metrics."""
-    _run(create_worker, settings, host, port, insecure, rules_of)
+    _run(create_worker, settings, host, port, insecure, rulebook)
 
 
 def _run(
@@ -33,7 +34,7 @@ def _run(
     host: str,
     port: int,
     insecure: bool,
-    rules_of: RulesOf | None,
+    rulebook: Rulebook | None,
     admin_port: int | None = None,
 ) -> None:
     require_safe_host(host, has_keys=settings.api_keys is not None, insecure=insecure)
@@ -42,6 +43,6 @@ def _run(
         inflight = InFlight()
         metrics = Metrics()
         metrics.watch_process()
-        app = create(settings, metrics=metrics, inflight=inflight, rules_of=rules_of)
+        app = create(settings, metrics=metrics, inflight=inflight, rulebook=rulebook)
 
         serve(app, sock, drain_seconds=settings.drain_seconds, on_drain=inflight.drain, on_ready=lambda: None, admin=admin)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -18,10 +17,8 @@ from starlette.routing import BaseRoute
 from common.endpoints.call import HttpCaller
 from common.endpoints.egress import EgressPolicy
 from common.endpoints.post import Poster
-from common.errors import ConfigInvalid
 from common.hotstore.open import open_hotstore
 from common.hotstore.protocol import HotStore
-from common.settings import SettingsError
 from common.telemetry.metrics import Metrics
 from common.telemetry.redaction import Redaction
 from common.telemetry.traces import open_tracing
@@ -35,10 +32,10 @@ from common.web.loop_lag import LoopLag
 from common.web.middleware import Edge, InFlight
 from common.web.security_headers import SecurityHeaders
 from common.web.server import startup_failure
-from common.workflow.load import load_all
-from common.workflow.schema import Workflow
 from heavy.admin.routes import admin_routes
-from heavy.agent.mcp_servers import open_mcp
+from heavy.agent.mcp_servers import McpServers
+from heavy.configs.opening import Configs, open_agents, open_servers, read_configs
+from heavy.configs.rulebook import Rulebook
 from heavy.jobs.dispatch import Dispatcher, Rules
 from heavy.jobs.journal import JournalMover
 from heavy.jobs.reconcile import TakeOver
@@ -54,7 +51,7 @@ from heavy.llm.ledger import Ledger
 from heavy.llm.models_file import ModelsFile, watch_models
 from heavy.llm.relay import Relay
 from heavy.routes.counted import Counted
-from heavy.routes.state import Explain, Heavy
+from heavy.routes.state import Heavy
 from heavy.routes.table import query_routes, resource_routes, watch_routes
 from heavy.settings import HeavySettings
 from heavy.storage.open import open_stores
@@ -73,26 +70,22 @@ from heavy.turns.marks import Marks
 from heavy.turns.notes import Notes
 from heavy.turns.owner import TurnOwner
 from heavy.turns.run import RunParts
-from heavy.turns.timers import first_timers
 
 DRAIN_CHECK_SECONDS = 0.2
 log = logging.getLogger(__name__)
-
-RulesOf = Callable[[Mapping[str, Workflow]], Rules]
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
     """What the single process shares with this tier instead of letting it open its own. `demo_llm` is the simulator's base URL."""
 
-    workflows: Mapping[str, Workflow] | None = None
+    configs: Configs | None = None
     hotstore: HotStore | None = None
     caller: HttpCaller | None = None
     metrics: Metrics | None = None
     inflight: InFlight | None = None
     demo_llm: str | None = None
-    explain: Explain | None = None
-    rules: Rules | None = None
+    rulebook: Rulebook | None = None
     keys: KeyRing | None = None
     tracing: Tracing = NO_TRACING
 
@@ -100,9 +93,8 @@ class Given:
 @contextlib.asynccontextmanager
 async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIterator[Heavy]:
     """Opens everything that the tier needs and starts its background work; on leaving, drains and closes in reverse."""
-    workflows = given.workflows or read_workflows(settings)
+    configs = given.configs or read_configs(settings, given.rulebook)
     metrics = given.metrics or Metrics()
-    agents = Agents(workflows)
     models = ModelsFile(settings.models, settings.environ, given.demo_llm)
     async with contextlib.AsyncExitStack() as stack:
         stores = await open_stores(settings.database)
@@ -117,16 +109,18 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         stack.push_async_callback(ledger.flush)
         access = AccessKeeper(stores.access, hotstore, ring, settings.ticket_key, metrics)
         await access.look()  # nobody is let in before it is known who may come in
-        caller = await stack.enter_async_context(_caller(settings, given.caller, agents.hosts, metrics))
+        caller = await stack.enter_async_context(_caller(settings, given.caller, configs, metrics))
+        agents, centre = await open_agents(configs, stores.configs, hotstore, caller.policy, settings, metrics, given.rulebook)
         gateway = await stack.enter_async_context(open_gateway(models.read(), metrics, hotstore=hotstore, books=ledger, purse=purse))
         relay = await stack.enter_async_context(Relay(gateway))
-        mcp = await stack.enter_async_context(open_mcp(workflows, caller.policy))
+        mcp = await stack.enter_async_context(McpServers(caller.policy))
+        await open_servers(configs, agents, mcp)
         poster = await stack.enter_async_context(Poster(EgressPolicy(settings.egress_allow, public_only=True)))
         owner = TurnOwner(stores.turns, hotstore, settings.lease_seconds)
         entrance = _entrance(settings, owner, metrics)
         quotas = Quotas(ring, stores.access, hotstore, _node(entrance, owner), metrics, spending)
         learner = Learner(stores.learned, hotstore, agents)
-        mover = JournalMover(stores.turns, hotstore, metrics, owner.name, first_timers(workflows), learner.answered)
+        mover = JournalMover(stores.turns, hotstore, metrics, owner.name, agents.first_timer, learner.answered)
         gates, marks = Gates(hotstore, stores.sessions), Marks(hotstore, stores.turns)
         parts = RunParts(stores, hotstore, gateway, caller, gates, learner, mcp)
         lives = Lives(stores=stores, hotstore=hotstore, owner=owner, agents=agents, parts=parts, metrics=metrics, tracing=given.tracing)
@@ -136,16 +130,16 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         session_reader = SessionReader(stores.sessions, hotstore, partial(_draining, given.inflight, turns))
         timers = Timers(stores, agents, turns, notes, mover)
         settling = Settling(stores, owner, hotstore, metrics)
-        dispatcher = _dispatcher(settings, stores, turns, owner, hotstore, settling, quotas, metrics, given.rules)
+        dispatcher = _dispatcher(settings, stores, turns, owner, hotstore, settling, quotas, metrics, agents.plan)
         deliverer = Deliverer(stores.deliveries, hotstore, poster, metrics, settings.ticket_key, traced=Traced(given.tracing, stores.turns))
         taking_over = TakeOver(stores.turns, hotstore, owner, turns)
         upkeep = Upkeep(stores.upkeep, stores.sessions, hotstore, retention(settings), metrics, owner.name)
         leaving = partial(_leave_in_time, turns, given.inflight, settings.drain_seconds)
-        background = (
+        background: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = (
             *(owner.keep_leases, owner.listen, taking_over.run, taking_over.listen, leaving),
             *(access.keep, quotas.keep, purse.keep, partial(watch_file, ring), partial(watch_models, models, gateway)),
             *(mover.drain, gates.pay, marks.pay, timers.run, deliverer.run, learner.work, session_reader.end_when_draining),
-            *(dispatcher.run, dispatcher.listen, settling.run, upkeep.purge, upkeep.measure, ledger.run),
+            *(*centre.works, dispatcher.run, dispatcher.listen, settling.run, upkeep.purge, upkeep.measure, ledger.run),
             *(level.follow, LoopLag(metrics, "heavy").watch),
             Scheduler(stores.schedules, dispatcher, metrics).run,
         )
@@ -175,17 +169,17 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
             quotas=quotas,
             metrics=metrics,
             log_level=level,
-            explain=given.explain,
+            centre=centre,
         )
 
 
 @contextlib.asynccontextmanager
-async def _caller(settings: HeavySettings, given: HttpCaller | None, hosts: frozenset[str], metrics: Metrics) -> AsyncIterator[HttpCaller]:
+async def _caller(settings: HeavySettings, given: HttpCaller | None, configs: Configs, metrics: Metrics) -> AsyncIterator[HttpCaller]:
     """The caller of business APIs: the one that is given stays open."""
     if given is not None:
         yield given
         return
-    async with HttpCaller(EgressPolicy(settings.egress_allow, hosts), metrics) as caller:
+    async with HttpCaller(EgressPolicy(settings.egress_allow, public_only=configs.public_only), metrics) as caller:
         yield caller
 
 
@@ -235,7 +229,7 @@ def _dispatcher(
     settling: Settling,
     quotas: Quotas,
     metrics: Metrics,
-    rules: Rules | None,
+    rules: Rules,
 ) -> Dispatcher:
     return Dispatcher(
         stores=stores,
@@ -250,54 +244,51 @@ def _dispatcher(
     )
 
 
-def create_app(settings: HeavySettings, *, metrics: Metrics, inflight: InFlight, rules_of: RulesOf | None = None) -> Starlette:
-    """The heavy tier as an ASGI app. `rules_of` makes the rules of its workflows, for tasks.
+def create_app(settings: HeavySettings, *, metrics: Metrics, inflight: InFlight, rulebook: Rulebook | None = None) -> Starlette:
+    """The heavy tier as an ASGI app. `rulebook` knows the rule tier's part of its workflows.
 
     Raises ConfigInvalid or SettingsError; what cannot be opened is raised by the lifespan."""
-    return _app(settings, "heavy", [*query_routes(), *resource_routes(inflight), *admin_routes()], metrics, inflight, rules_of)
+    return _app(settings, "heavy", [*query_routes(), *resource_routes(inflight), *admin_routes()], metrics, inflight, rulebook)
 
 
-def create_worker(settings: HeavySettings, *, metrics: Metrics, inflight: InFlight, rules_of: RulesOf | None = None) -> Starlette:
+def create_worker(settings: HeavySettings, *, metrics: Metrics, inflight: InFlight, rulebook: Rulebook | None = None) -> Starlette:
     """The same without its API: background work, and what watches the process. Raises as `create_app`."""
-    return _app(settings, "worker", watch_routes(inflight, "worker"), metrics, inflight, rules_of)
+    return _app(settings, "worker", watch_routes(inflight, "worker"), metrics, inflight, rulebook)
 
 
 def _app(
-    settings: HeavySettings, role: str, routes: list[BaseRoute], metrics: Metrics, inflight: InFlight, rules_of: RulesOf | None
+    settings: HeavySettings, role: str, routes: list[BaseRoute], metrics: Metrics, inflight: InFlight, rulebook: Rulebook | None
 ) -> Starlette:
-    workflows = read_workflows(settings)
+    configs = read_configs(settings, rulebook)
     tracing = open_tracing(settings.environ, role, Redaction.read(settings.redact))
-    rules = rules_of(workflows) if rules_of else None
-    given = Given(workflows, metrics=metrics, inflight=inflight, rules=rules, tracing=tracing)
-    config_hash = next(iter(workflows.values())).config_hash
+    given = Given(configs, metrics=metrics, inflight=inflight, rulebook=rulebook, tracing=tracing)
+    opened: list[Heavy] = []
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
         with startup_failure(app):
             async with contextlib.AsyncExitStack() as stack:
                 stack.push_async_callback(tracing.aclose)
-                yield {"heavy": await stack.enter_async_context(open_heavy(settings, given))}
+                opened.append(await stack.enter_async_context(open_heavy(settings, given)))
+                yield {"heavy": opened[-1]}
 
     return Starlette(
         routes=routes,
         middleware=[
             Middleware(SecurityHeaders),
-            Middleware(Edge, tier=role, config_hash=lambda: config_hash, metrics=metrics, inflight=inflight, tracing=tracing),
+            Middleware(
+                Edge,
+                tier=role,
+                config_hash=lambda: opened[-1].agents.config_hash if opened else "",
+                metrics=metrics,
+                inflight=inflight,
+                tracing=tracing,
+            ),
             Middleware(Counted),
         ],
         exception_handlers=exception_handlers(),
         lifespan=lifespan,
     )
-
-
-def read_workflows(settings: HeavySettings) -> Mapping[str, Workflow]:
-    """The agents of LOADSPLIT_CONFIG. Raises SettingsError without one, ConfigInvalid with every problem of the files."""
-    if not settings.config:
-        raise SettingsError("LOADSPLIT_CONFIG is not set: give a workflow file with --config")
-    workflows = load_all(Path(settings.config), settings.environ)
-    if not workflows:
-        raise ConfigInvalid(f"{settings.config} holds no workflow file")
-    return workflows
 
 
 def _draining(inflight: InFlight | None, turns: Turns) -> bool:

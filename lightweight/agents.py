@@ -8,7 +8,8 @@ from typing import Any
 
 from common.contracts.gate import greeting_hash
 from common.endpoints.answer import CompiledAction, compile_action, setting_variables
-from common.errors import InvalidRequest
+from common.errors import DependencyUnavailable, InvalidRequest
+from common.workflow.rollout import Rollout
 from common.workflow.schema import ActionKind, Tool, Workflow
 from lightweight.matching.compile import compile_rules, tier_of
 from lightweight.matching.match import Action, Matcher
@@ -59,49 +60,43 @@ class Agent:
         yield from filter(None, (known.answering for known in (self.learned or {}).values()))
 
 
-class Agents:
+class Agents(Rollout[Agent]):
     """The agents that are served, by id. Without an id in the request the first one answers."""
 
-    def __init__(self, agents: Mapping[str, Agent]) -> None:
-        self._agents = dict(agents)
-        self._first = next(iter(self._agents.values()), None)
+    async def choose(self, agent_id: str | None, tenant: str, session_id: str) -> Agent:
+        """The version of an agent that a session gets; `at_hand` has it mostly. Raises InvalidRequest naming agent_id when there is no
+        agent of that name, DependencyUnavailable while there is none at all or its text cannot be had."""
+        found = await self.find(agent_id, tenant, session_id)
+        if found is not None:
+            return found
+        await self.ready()
+        raise InvalidRequest(f"there is no agent {agent_id!r}", field="agent_id")
 
-    def find(self, agent_id: str | None) -> Agent:
-        """The agent. Raises InvalidRequest naming agent_id when there is none of that name."""
-        found = self._first if agent_id is None else self._agents.get(agent_id)
-        if found is None:
-            raise InvalidRequest(f"there is no agent {agent_id!r}" if agent_id else "no agent is served here", field="agent_id")
-        return found
-
-    def get(self, agent_id: str) -> Agent | None:
-        """The agent of that id, None without one."""
-        return self._agents.get(agent_id)
+    async def ready(self) -> None:
+        """Raises DependencyUnavailable while no agent is in force."""
+        if self.empty:
+            raise DependencyUnavailable("no agent is in force here yet", retry_after=1)
 
     @property
     def busy_message(self) -> str | None:
         """What may be shown when a message is refused unread: the words of the only agent, if there is only one."""
-        return self._first.workflow.busy_message if self._first and len(self._agents) == 1 else None
-
-    @property
-    def hosts(self) -> frozenset[str]:
-        """The hosts that the workflows' endpoints name: what an operator's file may reach though it is private."""
-        performed = (a.action.endpoint for agent in self._agents.values() for a in agent.performed)
-        return frozenset(endpoint.host for endpoint in performed if endpoint)
+        agent = next(self.at_work, None) if self.only_one else None
+        return agent.workflow.busy_message if agent is not None else None
 
     @property
     def rule_count(self) -> int:
-        """Rules of all agents."""
-        return sum(len(agent.matcher.rules) for agent in self._agents.values())
+        """Rules of all agents that are compiled."""
+        return sum(len(agent.matcher.rules) for agent in self.at_work)
 
     @property
     def config_hash(self) -> str:
         """The first agent's version: what a reply that concerns no agent names."""
-        return self._first.config_hash if self._first else ""
+        return self.in_force(None)
 
 
-def compile_agents(workflows: Mapping[str, Workflow]) -> Agents:
-    """All agents, ready to answer. Raises RulesInvalid naming every rule of an agent that does not hold."""
-    return Agents({agent_id: compile_agent(workflow) for agent_id, workflow in workflows.items()})
+def hosts_of(agent: Agent) -> frozenset[str]:
+    """The hosts that the workflow's endpoints name: what an operator's file may reach though it is private."""
+    return frozenset(a.action.endpoint.host for a in agent.performed if a.action.endpoint)
 
 
 def compile_agent(workflow: Workflow) -> Agent:

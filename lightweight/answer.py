@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from time import perf_counter
 
 import orjson
@@ -17,8 +15,7 @@ from common.endpoints.answer import perform, variables_for
 from common.endpoints.call import HttpCaller
 from common.hotstore.protocol import HotStore
 from common.telemetry.metrics import Metrics
-from common.workflow.schema import Workflow
-from lightweight.agents import Agent, Agents, Answering, compile_agents
+from lightweight.agents import Agent, Answering
 from lightweight.gate import ANYWHERE, IN_READY, Standing, allowed, standing
 from lightweight.journal import UNRECORDED, entry, record
 from lightweight.learned import Learned, ask
@@ -196,11 +193,6 @@ def plan(match: Match | None, escalated: str | None = None) -> Plan:
     return Plan(match.kind, match.action.id, match.pattern, dict(match.groups), escalated)
 
 
-def planned(agents: Agents, query: Query) -> Plan:
-    """What the rules make of a message that does not pass this tier, as tasks do not. Raises InvalidRequest naming agent_id."""
-    return plan(agents.find(query.agent_id).matcher.match(query.message, context=query.context))
-
-
-def rules_of(workflows: Mapping[str, Workflow]) -> Callable[[Query], Plan]:
-    """`planned` for these agents: whoever starts a process of heavy gives it this. Raises RulesInvalid."""
-    return partial(planned, compile_agents(workflows))
+def planned(agent: Agent, query: Query) -> Plan:
+    """What the rules make of a message that does not pass this tier, as tasks do not."""
+    return plan(agent.matcher.match(query.message, context=query.context))

@@ -5,6 +5,7 @@ known here.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,9 +47,9 @@ async def ask(hotstore: HotStore, agent: Agent, tenant: str, query: Query) -> Le
     return Learned(match, known.answering, session)
 
 
-def explained(agent: Agent, text: str, route: learned.LearnedRoute | None) -> dict[str, Any]:
+def explained(agent: Agent, text: str, route: learned.LearnedRoute | None, context: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What `explain` tells of a text, and where no rule answers it, the learned route that does, if there is `route`."""
-    told = explain(agent.matcher, text)
+    told = explain(agent.matcher, text, context)
     known = (agent.learned or {}).get((route.kind, route.target)) if route else None
     if route is None or known is None or told["matched_by"] == "rule":
         return told

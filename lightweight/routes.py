@@ -45,15 +45,17 @@ def build_routes(
     metrics: Metrics,
     inflight: InFlight,
     checks: Mapping[str, Check],
+    ready: Mapping[str, Check] | None = None,
 ) -> Sequence[BaseRoute]:
-    """Routes of a lightweight process. In proxy mode the rest of the API is heavy's, one hop on; behind Nginx it never comes here."""
+    """Routes of a lightweight process. In proxy mode the rest of the API is heavy's, one hop on; behind Nginx it never comes here.
+    `ready` is what it cannot serve without."""
     edge = Middleware(Edge, tier="lightweight", config_hash=config_hash, metrics=metrics, inflight=inflight)
     return [
         Mount(
             "/",
             routes=[
                 Route("/livez", livez()),
-                Route("/readyz", readyz(inflight)),
+                Route("/readyz", readyz(inflight, ready)),
                 Route("/api/v1/health", health("lightweight", config_hash, checks)),
                 Route("/metrics", metrics_page(metrics)),
                 Mount("/", Rest(handoff)),

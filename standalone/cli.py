@@ -13,7 +13,7 @@ import typer
 from common.errors import LoadsplitError
 from common.web.server import CannotServe
 from common.workflow.problems import WorkflowInvalid
-from standalone.commands import access, costs
+from standalone.commands import access, config, costs
 
 if TYPE_CHECKING:
     from heavy.jobs.stores import JobStores
@@ -43,10 +43,11 @@ keys, tenants = access.commands(_database)
 app.add_typer(keys, name="keys")
 app.add_typer(tenants, name="tenants")
 costs.register(app, _database)
+config.register(app)
 
 API_PORT = "Port to listen on; /admin and /metrics are on LOADSPLIT_ADMIN_PORT instead, where that is set."
-Config = Annotated[Path, typer.Option("--config", help="Workflow file (JSON or YAML), or a directory of them.")]
-RoleConfig = Annotated[Path | None, typer.Option("--config", help="Workflow file or directory of them [default: LOADSPLIT_CONFIG].")]
+Config = Annotated[Path, typer.Option("--config", help="Workflow file (JSON or YAML), a directory of them, or db: for the config centre.")]
+RoleConfig = Annotated[Path | None, typer.Option("--config", help="Workflow file, directory of them, or db: [default: LOADSPLIT_CONFIG].")]
 Host = Annotated[str, typer.Option(help="Address to listen on; without API keys only a loopback address, unless --insecure.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Listen on a public address without API keys.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where SQLite and generated secrets are kept [default: .data].")]
@@ -91,9 +92,9 @@ def heavy(
     """The stateful tier: conversations and LLM work. Settings come from the environment."""
     from heavy.__main__ import run
     from heavy.settings import HeavySettings
-    from lightweight.answer import rules_of
+    from standalone.rulebook import Rules
 
-    run(HeavySettings.load(config=_text(config)), host, port, insecure=insecure, rules_of=rules_of)
+    run(HeavySettings.load(config=_text(config)), host, port, insecure=insecure, rulebook=Rules())
 
 
 @app.command()
@@ -106,9 +107,9 @@ def worker(
     """Background work of the stateful tier, without its API: tasks, timers, schedules. Settings come from the environment."""
     from heavy.__main__ import run_worker
     from heavy.settings import HeavySettings
-    from lightweight.answer import rules_of
+    from standalone.rulebook import Rules
 
-    run_worker(HeavySettings.load(config=_text(config)), host, port, insecure=insecure, rules_of=rules_of)
+    run_worker(HeavySettings.load(config=_text(config)), host, port, insecure=insecure, rulebook=Rules())
 
 
 @app.command()

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncIterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from common.contracts.learned import LearnedRoute
 from common.contracts.ticket import HEADER, SESSION_HEADER
 from common.endpoints.call import HttpCaller
 from common.endpoints.egress import EgressPolicy
 from common.hotstore.conversations import Conversations
 from common.hotstore.open import open_hotstore
+from common.hotstore.protocol import HotStore
 from common.settings import SettingsError
 from common.telemetry.logs import setup_logging
 from common.telemetry.metrics import Metrics
@@ -27,32 +26,34 @@ from common.telemetry.redaction import Redaction
 from common.telemetry.traces import open_tracing
 from common.web.auth import KeyRing
 from common.web.background import keep, stop
+from common.web.config_news import ConfigNews
+from common.web.config_source import DATABASE
 from common.web.errors import exception_handlers
 from common.web.middleware import Edge, InFlight
 from common.web.rate import RequestRate
 from common.web.security_headers import SecurityHeaders
 from common.web.server import bind, bind_admin, require_safe_host, startup_failure
 from common.web.server import serve as serve_app
-from common.workflow.load import load_all
 from heavy.admin.routes import admin_routes
 from heavy.app import Given, open_heavy
+from heavy.configs.opening import Configs, read_configs
 from heavy.routes.chat import ChatEndpoint as HeavyChat
 from heavy.routes.counted import Counted
 from heavy.routes.query import QueryEndpoint as HeavyQuery
 from heavy.routes.table import resource_routes
 from heavy.settings import HeavySettings
-from heavy.turns.agents import Agents as HeavyAgents
-from lightweight.agents import compile_agents
-from lightweight.answer import RuleAnswers, planned
+from lightweight.agents import Agents
+from lightweight.answer import RuleAnswers
+from lightweight.app import open_agents
 from lightweight.door import Door
 from lightweight.idempotency import Idempotency
-from lightweight.learned import explained
 from lightweight.matching.compile import check_pattern
 from lightweight.query.chat import ChatEndpoint
 from lightweight.query.endpoint import QueryEndpoint
 from lightweight.query.lines import turn_lines
 from lightweight.routes import HotFirst
 from standalone.demo import Demo
+from standalone.rulebook import Rules
 
 INTERNAL = (HEADER.encode(), SESSION_HEADER.encode())
 
@@ -86,14 +87,13 @@ class Local:
 
 def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None = None) -> Starlette:
     """The whole of loadsplit as one ASGI app. Raises ConfigInvalid with every problem of the files."""
-    workflows = load_all(settings.config or "", settings.environ, check_pattern=check_pattern)
-    agents = compile_agents(workflows)
     metrics = Metrics()
     metrics.watch_process()
     hotstore = open_hotstore(settings.redis_url)
     tracing = open_tracing(settings.environ, "single", Redaction.read(settings.redact))
-    hosts = agents.hosts | HeavyAgents(workflows).hosts  # one caller for both tiers
-    caller = HttpCaller(EgressPolicy(settings.egress_allow, hosts), metrics)
+    policy = EgressPolicy(settings.egress_allow, public_only=settings.config == DATABASE)
+    configs, agents, source = _open_configs(settings, hotstore, policy, metrics)
+    caller = HttpCaller(policy, metrics)  # one for both tiers
     edge = Middleware(Edge, tier="heavy", config_hash=lambda: agents.config_hash, metrics=metrics, inflight=inflight, tracing=tracing)
     answers, idempotency = RuleAnswers(hotstore, caller, metrics), Idempotency(hotstore)
     keys, rate = KeyRing.open(settings.api_keys), RequestRate(hotstore, metrics)
@@ -108,9 +108,6 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
     def query(*, streaming: bool) -> QueryEndpoint:
         return QueryEndpoint(agents, answers, local(HeavyQuery(streaming=streaming)), idempotency, **watched, streaming=streaming)
 
-    def explain(agent_id: str, text: str, route: LearnedRoute | None) -> dict[str, Any]:
-        return explained(agents.find(agent_id), text, route)
-
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
         with startup_failure(app):
@@ -120,8 +117,14 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
                 stack.push_async_callback(hotstore.aclose)
                 await stack.enter_async_context(caller)
                 stack.push_async_callback(stop, asyncio.create_task(keep(door.watch)))
-                given = Given(workflows, hotstore, caller, metrics, inflight, demo_llm, explain, partial(planned, agents), keys, tracing)
-                yield {"heavy": await stack.enter_async_context(open_heavy(settings, given))}
+                if configs.files is not None:
+                    await configs.files.begin(agents)
+                given = Given(configs, hotstore, caller, metrics, inflight, demo_llm, Rules(agents.compiled), keys, tracing)
+                heavy = await stack.enter_async_context(open_heavy(settings, given))
+                if source is not None:  # heavy has told the hot store by now
+                    await source.begin(agents)
+                    stack.push_async_callback(stop, asyncio.create_task(keep(source.follow)))
+                yield {"heavy": heavy}
 
     return HotFirst(
         query(streaming=False),
@@ -134,13 +137,23 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
     )
 
 
+def _open_configs(
+    settings: HeavySettings, hotstore: HotStore, policy: EgressPolicy, metrics: Metrics
+) -> tuple[Configs, Agents, ConfigNews | None]:
+    """Where both tiers have their agents from, and the rule tier's; files are one source for both, the centre is followed by each tier as
+    it would be in processes of their own. Raises ConfigInvalid."""
+    configs = read_configs(settings, Rules())
+    if configs.files is not None:
+        return configs, open_agents(configs.files, configs.first, policy, settings.config_memory), None
+    news = ConfigNews(hotstore, settings.ticket_key, settings.data_dir, settings.environ, check_pattern, metrics)
+    return configs, open_agents(news, {}, policy, settings.config_memory), news
+
+
 def serve(*, config: str | None, host: str, port: int, data_dir: Path | None, demo: bool, insecure: bool) -> None:
     """Serves until SIGTERM or Ctrl-C, then drains. Raises CannotServe, SettingsError or a LoadsplitError when it cannot start."""
     settings = HeavySettings.load(config=config, data_dir=data_dir)
     if settings.config is None:
-        raise SettingsError("LOADSPLIT_CONFIG is not set: name a workflow file, or a directory of them, with --config")
-    if settings.config.startswith("db:"):
-        raise SettingsError("LOADSPLIT_CONFIG: db: is not offered yet; name a workflow file, or a directory of them")
+        raise SettingsError("LOADSPLIT_CONFIG is not set: name a workflow file, or a directory of them, with --config; or db:")
     require_safe_host(host, has_keys=settings.api_keys is not None, insecure=insecure)
     with bind(host, port) as sock, bind_admin(host, settings.admin_port, port) as admin:
         setup_logging(settings.log_level, redaction=Redaction.read(settings.redact))

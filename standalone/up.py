@@ -25,6 +25,7 @@ from typing import Any
 import aiohttp
 
 from common.settings import CommonSettings
+from common.web.config_source import DATABASE
 from common.web.server import ADMIN_PORT
 from nginx.render import RenderSettings, write
 from standalone.children import Child, Program, StartFailed
@@ -220,7 +221,9 @@ class _Split:
         command = (*self._options.command, role, "--port", str(port))
         if role == "heavy" and self._admin_port:  # each replica has its own
             environ = {**environ, ADMIN_PORT: str(self._admin_port + index)}
-        return name, port, Program(name, command, _Answers(f"http://127.0.0.1:{port}/readyz"), environ)
+        # with an empty config centre a process is up, and ready when somebody has activated an agent
+        page = "livez" if str(self._options.config) == DATABASE else "readyz"
+        return name, port, Program(name, command, _Answers(f"http://127.0.0.1:{port}/{page}"), environ)
 
     def _nginx_settings(self, ports: Mapping[str, int], run_dir: Path) -> RenderSettings:
         def of(role: str) -> tuple[str, ...]:

@@ -54,6 +54,7 @@ INNER_LAYERS = {
         {"intents", "actions"},
         {"tenants"},
         {"turns", "streaming"},
+        {"configs"},
         {"jobs"},
         {"routes"},
         {"admin"},

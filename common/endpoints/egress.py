@@ -96,6 +96,10 @@ class EgressPolicy:
         object.__setattr__(self, "allowances", tuple(_allowance(entry) for entry in self.allow if entry.strip()))
         object.__setattr__(self, "trusted_hosts", frozenset(normal_host(h) for h in self.trusted_hosts))
 
+    def trust(self, hosts: Iterable[str]) -> None:
+        """Adds hosts that an operator's file names, when it has changed. With `public_only` they count for nothing, as ever."""
+        object.__setattr__(self, "trusted_hosts", self.trusted_hosts | {normal_host(h) for h in hosts})
+
     def trusts(self, host: str, port: int) -> bool:
         """Whether this host, by its name in the URL, may have private addresses."""
         host = normal_host(host)

@@ -10,6 +10,9 @@
 | ls:chat:<tenant>/…      | string | 1 day   | by digest: the session that a conversation has come to; and who took it |
 | ls:learned:…            | string | 1 hour  | a learned route (common.contracts.learned), kept up by heavy |
 | ls:access               | hash   | 1 minute, kept up by heavy | API keys and limits (common.contracts.access): r revision, v snapshot |
+| ls:configs              | hash   | 1 minute, kept up by heavy | versions in force (common.contracts.rollout): r revision, v manifest |
+| ls:configs:watch        | string | seconds | who compares canaries now                                      |
+| ls:config:<hash>        | string | 1 hour, kept up by heavy   | the text of a version                    |
 | ls:rate:<tenant>        | string | until the bucket is full   | requests a minute: when the bucket will be full, in µs |
 | ls:login:<digest>       | string | until the bucket is full   | attempts to log in to the admin pages from an address, as ls:rate |
 | ls:streams:<tenant>     | zset   | 30 s, kept up by who holds streams | open streams, by when each is given up, in ms |
@@ -24,7 +27,8 @@ The event log of a turn that awaits an approval is kept for a day.
 Channels (nothing is stored): ls:cancels `turn id reason` of a turn whose end is asked for; ls:ends `tenant/session` when a turn of it has
 ended and others wait; ls:left when a process that ends has given turns up; ls:tasks the lane of tasks that are due and for which the
 process that knows of them has no room; ls:turn:<turn> news of a turn's event log; ls:session:<tenant/session> a session has new events;
-ls:deliveries there may be new messages to webhooks; ls:access:news keys or limits have changed; ls:log-level:news the log's level has.
+ls:deliveries there may be new messages to webhooks; ls:access:news keys or limits have changed; ls:log-level:news the log's level has;
+ls:configs:news other versions of agents are in force; ls:configs:wanted the hash of a version whose text is missed.
 """
 
 from __future__ import annotations
@@ -40,12 +44,18 @@ ACCESS = "ls:access"
 ACCESS_NEWS = "ls:access:news"
 LOG_LEVEL = "ls:log-level"
 LOG_LEVEL_NEWS = "ls:log-level:news"
+CONFIGS = "ls:configs"
+CONFIGS_NEWS = "ls:configs:news"
+CONFIGS_WANTED = "ls:configs:wanted"
+CONFIGS_WATCH = "ls:configs:watch"
 WINDOW_TTL = 3600
 PENDING_TTL = 86400
 EVENTS_TTL = 3600
 LEARNED_TTL = 3600
 PAUSED_TTL = 86400
 ACCESS_TTL = 60
+CONFIGS_TTL = 60
+CONFIG_TTL = 3600
 STREAMS_TTL = 30
 CONVERSATION_TTL = 86400
 SPENT_TTL = 600
@@ -90,6 +100,11 @@ def conversation(tenant: str, digest: str) -> str:
 def conversation_taken(tenant: str, digest: str, session_id: str) -> str:
     """String: who has taken the session at that point, CONVERSATION_TTL."""
     return f"ls:chat:{tenant}/{digest}:{session_id}"
+
+
+def config(config_hash: str) -> str:
+    """String, CONFIG_TTL: the text of a version."""
+    return f"ls:config:{config_hash}"
 
 
 def rate(tenant: str) -> str:

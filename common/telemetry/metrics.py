@@ -87,6 +87,9 @@ CATALOGUE: dict[str, Spec] = {
     "schedule_ticks_total": Spec("counter", "Ticks of schedules by outcome (fired, missed: dropped after an hour).", ("outcome",)),
     "hotstore_errors_total": Spec("counter", "Hot-store operations that failed or took too long."),
     "access_revision": Spec("gauge", "Revision of the API keys and limits that hold here: the same on all replicas but for two seconds."),
+    "config_revision": Spec("gauge", "Revision of the config centre that is in force here: the same on all replicas but for two seconds."),
+    "config_refused": Spec("gauge", "Agents that serve an earlier version here than they should, since this process refuses it."),
+    "config_rollbacks_total": Spec("counter", "Canaries that were taken back by themselves, since their error rate rose."),
     "quota_refusals_total": Spec(
         "counter", "Requests, turns, streams and LLM calls refused for a limit of a tenant or key, by limit.", ("limit",)
     ),
@@ -236,6 +239,9 @@ class Metrics:
     hotstore_bytes: Gauge
     purged_total: Family
     access_revision: Gauge
+    config_revision: Gauge
+    config_refused: Gauge
+    config_rollbacks_total: Counter
     quota_refusals_total: Family
     lease_lost_total: Counter
     webhook_deliveries_total: Family

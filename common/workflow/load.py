@@ -62,27 +62,36 @@ def load_all(
     if not path.is_dir():
         workflow = load_file(path, env, check_pattern=check_pattern)
         return {workflow.agent_id: workflow}
-    files = workflow_files(path)
-    if not files:
-        raise WorkflowInvalid([_fault(str(path), "no_files", "the directory holds no workflow file", "put *.json or *.yaml files into it")])
+    named, problems = gather((file, examine_file(file, env, check_pattern=check_pattern)) for file in files_of(path))
+    if any(p.level == "error" for p in problems):
+        raise WorkflowInvalid(problems)
+    return named
+
+
+def gather(examined: Iterable[tuple[Path, Examined]]) -> tuple[dict[str, Workflow], list[Problem]]:
+    """Agent id → workflow of the files of a directory, and all their problems; one is that two files claim the same agent id."""
     problems: list[Problem] = []
     agents: dict[str, tuple[Workflow, Path]] = {}
-    for file in files:
-        examined = examine_file(file, env, check_pattern=check_pattern)
-        problems.extend(examined.problems)
-        if examined.workflow is None:
+    for file, one in examined:
+        problems.extend(one.problems)
+        if one.workflow is None:
             continue
-        workflow = examined.workflow
-        if "agent_id" not in workflow.model_fields_set:
-            workflow = _named_after(workflow, file)
+        workflow = one.workflow if "agent_id" in one.workflow.model_fields_set else _named_after(one.workflow, file)
         if workflow.agent_id in agents:
             other = agents[workflow.agent_id][1].name
             message = f"the agent_id {workflow.agent_id!r} is already taken by {other}"
             problems.append(_fault(str(file), "duplicate_agent", message, "give each agent an agent_id of its own"))
         agents.setdefault(workflow.agent_id, (workflow, file))
-    if any(p.level == "error" for p in problems):
-        raise WorkflowInvalid(problems)
-    return {agent_id: workflow for agent_id, (workflow, _) in agents.items()}
+    return {agent_id: workflow for agent_id, (workflow, _) in agents.items()}, problems
+
+
+def files_of(directory: Path) -> list[Path]:
+    """The workflow files of a directory. Raises WorkflowInvalid when it holds none."""
+    files = workflow_files(directory)
+    if not files:
+        fault = _fault(str(directory), "no_files", "the directory holds no workflow file", "put *.json or *.yaml files into it")
+        raise WorkflowInvalid([fault])
+    return files
 
 
 def workflow_files(directory: Path) -> list[Path]:

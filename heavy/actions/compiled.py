@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from common.contracts.learned import LearnedRoute
+from common.contracts.query import Query
+from common.contracts.ticket import Plan
 from common.endpoints.answer import CompiledAction, compile_action
 from common.errors import ConfigInvalid
 from common.workflow.placeholders import fill_env
@@ -14,16 +18,27 @@ from heavy.actions.knowledge import CompiledKnowledge, compile_knowledge
 from heavy.agent.http_tools import HttpTool
 
 
+class Rules(Protocol):
+    """What the rules of a workflow make of messages: the rule tier's part, for what does not pass it."""
+
+    def plan(self, query: Query) -> Plan:
+        """The plan of a message."""
+
+    def explain(self, text: str, context: Mapping[str, Any], route: LearnedRoute | None = None) -> dict[str, Any]:
+        """How a text is routed, with the learned route of the text, if there is one."""
+
+
 @dataclass(frozen=True, slots=True)
 class CompiledWorkflow:
     """A workflow with its actions by (kind, id), as declared and compiled, and its tools by name. `knowledge` is None where the file
-    asks for none."""
+    asks for none, `rules` where this process does not know the rule tier."""
 
     workflow: Workflow
     declared: Mapping[tuple[str, str], Tool | Skill | Flow | SystemAction]
     actions: Mapping[tuple[str, str], CompiledAction]
     tools: Mapping[str, HttpTool]
     knowledge: CompiledKnowledge | None = None
+    rules: Rules | None = None
 
     @property
     def hosts(self) -> frozenset[str]:
@@ -47,7 +62,7 @@ class CompiledWorkflow:
         return bool(getattr(self.declared.get((kind, target or "")), "silent", False))
 
 
-def compile_workflow(workflow: Workflow, env: Mapping[str, str]) -> CompiledWorkflow:
+def compile_workflow(workflow: Workflow, env: Mapping[str, str], rules: Rules | None = None) -> CompiledWorkflow:
     """Compiles everything. `env` fills `${NAME}`. Raises ConfigInvalid that names the action."""
     try:
         actions: dict[tuple[str, str], CompiledAction] = {(kind, a.id): compile_action(kind, a, env) for kind, a in workflow.actions()}
@@ -55,7 +70,7 @@ def compile_workflow(workflow: Workflow, env: Mapping[str, str]) -> CompiledWork
         knowledge = compile_knowledge(workflow, tools, env)
     except ValueError as e:
         raise ConfigInvalid(str(e)) from None
-    return CompiledWorkflow(workflow, {(kind, a.id): a for kind, a in workflow.actions()}, actions, tools, knowledge)
+    return CompiledWorkflow(workflow, {(kind, a.id): a for kind, a in workflow.actions()}, actions, tools, knowledge, rules)
 
 
 def _host(url: str | None, env: Mapping[str, str]) -> str | None:

@@ -46,13 +46,13 @@ log = logging.getLogger(__name__)
 
 Costs = Callable[[], Awaitable[bool]]
 Door = Callable[[str, Costs], AbstractAsyncContextManager[None]]
-Rules = Callable[[Query], Plan]
+Rules = Callable[[Query, str], Awaitable[tuple[Plan | None, str]]]
 
 
 class Dispatcher:
     """The slots of one process. `slots` 0 runs no tasks here. Through `door` the turns
     of a tenant go in: it raises RateLimited or BudgetExceeded where the tenant may have no more. `rules` says what the rules make of a
-    message, None where they are not known here: tasks have not passed the rule tier."""
+    message of a tenant (None where they are not known here), and the hash of their version: tasks have not passed the rule tier."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Dispatcher:
         door: Door,
         metrics: Metrics,
         slots: int,
-        rules: Rules | None,
+        rules: Rules,
     ) -> None:
         self._stores = stores
         self._turns = turns
@@ -208,7 +208,7 @@ class Dispatcher:
             if earlier is not None and "task" not in earlier.request:
                 raise IdempotencyMismatch("the Idempotency-Key of this task has become a query meanwhile")
         query = query_of(task)
-        plan = self._rules(query) if self._rules else None
+        plan, config_hash = await self._rules(query, task.tenant)
         async with self._door(task.tenant, partial(self._turns.may_cost, query, task.tenant, plan)):
             return await self._turns.run_task(
                 query,
@@ -218,4 +218,5 @@ class Dispatcher:
                 max_attempts=task.max_attempts,
                 request_id=request_id_of(task),
                 traceparent=str(task.request.get("traceparent", "")),
+                config_hash=config_hash,
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from common.contracts.journal import JournalEntry, decode
 from common.errors import DependencyUnavailable
@@ -23,10 +23,12 @@ IDLE_SECONDS = (0.02, 0.05, 0.1, 0.25)
 AWAY_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
+FirstTimer = Callable[[str, str], Awaitable[ArmTimer | None]]
+
 
 class JournalMover:
-    """Owns the way from the journal to the database. `timers` are what a rule-answered turn arms, by agent id;
-    `moved` hears of the entries that are in the database now (of some of them twice)."""
+    """Owns the way from the journal to the database. `timers` says what a rule-answered turn arms, by agent id and
+    config hash; `moved` hears of the entries that are in the database now (of some of them twice)."""
 
     def __init__(
         self,
@@ -34,14 +36,14 @@ class JournalMover:
         hotstore: HotStore,
         metrics: Metrics,
         consumer: str,
-        timers: Mapping[str, ArmTimer] | None = None,
+        timers: FirstTimer | None = None,
         moved: Callable[[Sequence[JournalEntry]], None] = lambda entries: None,
     ) -> None:
         self._turns = turns
         self._hotstore = hotstore
         self._metrics = metrics
         self._consumer = consumer
-        self._timers = timers or {}
+        self._timers = timers
         self._moved = moved
 
     async def drain(self) -> None:
@@ -89,8 +91,16 @@ class JournalMover:
             return
 
     async def _record(self, entries: list[JournalEntry]) -> None:
-        self._metrics.journal_moved_total.inc(await self._turns.record_rule_turns(entries, self._timers))
+        self._metrics.journal_moved_total.inc(await self._turns.record_rule_turns(entries, await self._armed(entries)))
         self._moved(entries)
+
+    async def _armed(self, entries: Iterable[JournalEntry]) -> dict[str, ArmTimer]:
+        """The timers that these turns arm, by agent id."""
+        if self._timers is None:
+            return {}
+        versions = dict.fromkeys((e.agent_id, str(e.reply.get("config_hash") or "")) for e in entries)
+        found = [(agent_id, await self._timers(agent_id, config_hash)) for agent_id, config_hash in versions]
+        return {agent_id: timer for agent_id, timer in found if timer is not None}
 
 
 def _read(data: bytes) -> JournalEntry | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
+from heavy.configs.stores import ConfigStore
 from heavy.jobs.rows import OPEN, BatchRow, Lane, LaneStats, NewBatch, NewSchedule, NewTask, ScheduleRow, TaskEnd, TaskRow, TaskStatus
 from heavy.jobs.upkeep import UpkeepStore
 from heavy.turns.stores import Stores
@@ -106,8 +107,9 @@ class ScheduleStore(Protocol):
 
 
 class JobStores(Stores, Protocol):
-    """An open database with the stores of jobs."""
+    """An open database with the stores of jobs and of the config centre."""
 
     tasks: TaskStore
     schedules: ScheduleStore
     upkeep: UpkeepStore
+    configs: ConfigStore

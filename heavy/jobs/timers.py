@@ -71,14 +71,14 @@ class Timers:
         session = await self._stores.sessions.get(timer.tenant, timer.session_id)
         if session is None or session.turn_seq != timer.seq or session.active or session.status in MUTE:
             return
-        await self._turns.fire(timer, self._agents.choose(timer.agent_id))
+        await self._turns.fire(timer, await self._agents.choose(timer.agent_id, timer.tenant, timer.session_id))
 
     async def _remind(self, timer: TimerRow) -> None:
         """Tells the user that no human has come in time, if that is still so."""
         session = await self._stores.sessions.get(timer.tenant, timer.session_id)
         if session is None:
             return
-        workflow = self._agents.of_turn(session.agent_id).workflow
+        workflow = (await self._agents.of_turn(session.agent_id, session.config_hash)).workflow
         note = handoff.overdue(session, timer.seq, turn_id(timer), language_of(workflow, await self._last_words(session)))
         if note is not None:
             await self._notes.write(note)

@@ -153,7 +153,7 @@ def _task(heavy: Heavy, tenant: str, batch_id: str, index: int, item: Query | In
     try:
         if isinstance(item, InvalidRequest):
             raise item
-        agent_id = heavy.agents.choose(item.agent_id).workflow.agent_id
+        agent_id = heavy.agents.id_of(item.agent_id)
         session_id, request = item.session_id, stored_request(item, rid)
     except InvalidRequest as e:
         place = f"items[{index}]"

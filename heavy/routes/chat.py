@@ -52,7 +52,7 @@ class ChatEndpoint:
         admission = await admit(heavy, scope, query)
         if chat.session_id is None and chat.history:
             await heavy.mover.settle(admission.tenant, query.session_id)
-            workflow = heavy.agents.choose(chat.model).workflow
+            workflow = (await heavy.agents.choose(chat.model, admission.tenant, query.session_id, admission.config_hash)).workflow
             await take_in(heavy.stores, workflow, admission.tenant, query.session_id, chat.history, chat.user_id)
         talk = _Talk(heavy, chat, admission.tenant)
         if not chat.stream:

@@ -55,7 +55,7 @@ async def list_sessions(request: Request) -> Response:
         raise InvalidRequest("status must be transferred", field="status")
     heavy = heavy_of(request.scope)
     rows = await heavy.stores.sessions.transferred(caller.tenant, limit=number(request, "limit", 50, MAX_SESSIONS))
-    return JSONResponse({"sessions": [document(heavy, row) for row in rows]})
+    return JSONResponse({"sessions": [await document(heavy, row) for row in rows]})
 
 
 async def _take(heavy: Heavy, tenant: str, session_id: str, step: Step) -> SessionRow:
@@ -94,7 +94,7 @@ async def _summary(heavy: Heavy, session: SessionRow) -> str | None:
     stored = await heavy.stores.sessions.messages(session.tenant, session.session_id, limit=READ_BACK)
     lines = handoff.since(session.handoff, stored)
     gateway = account_of(heavy.gateway, session.tenant, session.agent_id, session.session_id)
-    return await summarise(gateway, heavy.agents.of_turn(session.agent_id).workflow, lines)
+    return await summarise(gateway, (await heavy.agents.of_turn(session.agent_id, session.config_hash)).workflow, lines)
 
 
 async def _said_before(heavy: Heavy, tenant: str, step: Step) -> bool:

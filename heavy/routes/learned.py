@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -19,7 +20,7 @@ from heavy.turns.learned_routes import LearnedRow
 
 async def list_learned(request: Request) -> Response:
     """The agent's routes, active ones first, by hits; without those that have expired."""
-    heavy, tenant, agent = _asked(request)
+    heavy, tenant, agent = await _asked(request)
     rows = await heavy.learner.routes(tenant, agent.workflow.agent_id)
     settings = agent.workflow.learned_routes
     return JSONResponse(
@@ -36,28 +37,33 @@ async def list_learned(request: Request) -> Response:
 
 async def forget_learned(request: Request) -> Response:
     """Forgets all of the agent's routes, or with ?message= those of one message."""
-    heavy, tenant, agent = _asked(request)
+    heavy, tenant, agent = await _asked(request)
     message = request.query_params.get("message")
     return JSONResponse({"forgotten": await heavy.learner.forget(tenant, agent.workflow.agent_id, message)})
 
 
 async def propose_rules(request: Request) -> Response:
     """Rules that could stand for what was learned, each with the messages of the log that it would catch rightly and wrongly."""
-    heavy, tenant, agent = _asked(request)
+    heavy, tenant, agent = await _asked(request)
     found = await heavy.learner.proposals(tenant, agent.workflow.agent_id)
     return JSONResponse({"agent_id": agent.workflow.agent_id, "proposals": [asdict(p) for p in found]})
 
 
 async def match(request: Request) -> Response:
-    """How a text would be routed now, as `loadsplit match` says it of a file, with what was learned. Nothing is called.
+    """How a text would be routed now, or by a stored `version`, as `loadsplit match` says it of a file, with what was learned. Nothing is
+    called: {message, context?, version?}.
 
-    A heavy process of its own holds no rules: there only the learned route is told, and neither `tier` nor `candidates`.
+    A process that was started without the rule tier tells only the learned route, and neither `tier` nor `candidates`.
     """
-    heavy, tenant, agent = _asked(request)
-    text = _text(await read_body(request.scope, request.receive, 2 * MAX_MESSAGE_BYTES))
+    heavy, tenant, agent_id = _admin(request)
+    text, context, version = _message(parse_object(await read_body(request.scope, request.receive, 2 * MAX_MESSAGE_BYTES)))
+    if version is not None:
+        agent = await heavy.centre.compiled(agent_id, version)
+    else:
+        agent = await _active(heavy, agent_id)
     route = await heavy.learner.route_for(tenant, agent, text)
-    if heavy.explain is not None:
-        return JSONResponse(heavy.explain(agent.workflow.agent_id, text, route))
+    if agent.rules is not None:
+        return JSONResponse({**agent.rules.explain(text, context, route), "config_hash": agent.workflow.config_hash})
     if route is None:
         return JSONResponse({"action_type": "message", "action_target": None, "matched_by": "none"})
     told = {"action_type": route.kind, "action_target": route.target, "matched_by": "learned", "parameters": route.parameters(text)}
@@ -84,17 +90,31 @@ def document(row: LearnedRow) -> dict[str, Any]:
     }
 
 
-def _asked(request: Request) -> tuple[Heavy, str, CompiledWorkflow]:
+async def _asked(request: Request) -> tuple[Heavy, str, CompiledWorkflow]:
+    heavy, tenant, agent_id = _admin(request)
+    return heavy, tenant, await _active(heavy, agent_id)
+
+
+def _admin(request: Request) -> tuple[Heavy, str, str]:
     caller = caller_of(request.scope)
     caller.need("admin")
-    heavy, agent_id = heavy_of(request.scope), check_id(request.path_params["agent_id"], "agent_id")
+    return heavy_of(request.scope), caller.tenant, check_id(request.path_params["agent_id"], "agent_id")
+
+
+async def _active(heavy: Heavy, agent_id: str) -> CompiledWorkflow:
     if not heavy.agents.serves(agent_id):
         raise NotFound("there is no such agent")
-    return heavy, caller.tenant, heavy.agents.choose(agent_id)
+    return await heavy.agents.active(agent_id)
 
 
-def _text(body: bytes) -> str:
-    text = parse_object(body).get("text")
+def _message(doc: Mapping[str, Any]) -> tuple[str, Mapping[str, Any], int | None]:
+    """Text, context and version of a request; the text may stand under `text`, too."""
+    field = "text" if "text" in doc else "message"
+    text, context, version = doc.get(field), doc.get("context") or {}, doc.get("version")
     if not isinstance(text, str) or not 0 < len(text.encode()) <= MAX_MESSAGE_BYTES:
-        raise InvalidRequest(f"text must be a string of 1 to {MAX_MESSAGE_BYTES} bytes", field="text")
-    return text
+        raise InvalidRequest(f"{field} must be a string of 1 to {MAX_MESSAGE_BYTES} bytes", field=field)
+    if not isinstance(context, dict):
+        raise InvalidRequest("context must be an object", field="context")
+    if version is not None and (isinstance(version, bool) or not isinstance(version, int) or not 0 < version < 10**9):
+        raise InvalidRequest("version must be the number of a version", field="version")
+    return text, context, version

@@ -30,7 +30,7 @@ def _models(request: Request) -> dict[str, dict[str, Any]]:
     heavy, caller = heavy_of(request.scope), caller_of(request.scope)
     names: list[str] = []
     if "query" in caller.scopes:
-        names += [agent.workflow.agent_id for agent in heavy.agents.all()]
+        names += heavy.agents.names
     if "llm" in caller.scopes:
         names += [MODELS + alias for alias in heavy.relay.catalogue()]
     return {name: {"id": name, "object": "model", "created": 0, "owned_by": "loadsplit"} for name in names}

@@ -44,13 +44,15 @@ ENDS_A_WAIT = TERMINAL | {AWAITING_APPROVAL}
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What the ticket, or the API key, says of a request. `deadline` is Unix seconds."""
+    """What the ticket, or the API key, says of a request. `deadline` is Unix seconds, `config_hash` the version that the rule tier
+    chose."""
 
     tenant: str
     turn_id: str
     plan: Plan | None
     deadline: float | None
     keyed: Keyed | None
+    config_hash: str | None = None
 
 
 class QueryEndpoint:
@@ -88,8 +90,9 @@ async def accept(heavy: Heavy, scope: Scope, query: Query, admission: Admission,
         request_id=request_id(scope),
         on_busy=parse_on_busy(header(scope, ON_BUSY_HEADER)),
         keyed=admission.keyed,
+        config_hash=admission.config_hash,
     )
-    agent = heavy.agents.choose(query.agent_id)
+    agent = await heavy.agents.choose(query.agent_id, admission.tenant, query.session_id, admission.config_hash)
     place = heavy.turns.entrance.place(admission.tenant, admission.deadline, agent.busy)
     try:
         async with heavy.quotas.turn(admission.tenant, partial(heavy.turns.may_cost, query, admission.tenant, admission.plan), place):
@@ -104,8 +107,9 @@ async def accept(heavy: Heavy, scope: Scope, query: Query, admission: Admission,
 
 
 def replayed(submitted: Submitted) -> Headers:
-    """What tells that an earlier request with the same Idempotency-Key had this reply."""
-    return (REPLAYED,) if submitted.replayed else ()
+    """The version that the turn runs on, and whether an earlier request with the same Idempotency-Key had this reply."""
+    version = (b"x-loadsplit-config", submitted.config_hash.encode())
+    return (version, REPLAYED) if submitted.replayed else (version,)
 
 
 async def admit(heavy: Heavy, scope: Scope, query: Query) -> Admission:
@@ -123,7 +127,7 @@ async def admit(heavy: Heavy, scope: Scope, query: Query) -> Admission:
             raise Unauthorized("the ticket does not hold")
         key = _keyed(heavy, scope, ticket.tenant, query)
         turn_id = ticket.turn_id if key is None or ticket.turn_id in key.ids else key.ids[0]
-        return Admission(ticket.tenant, turn_id, ticket.plan, ticket.deadline, key)
+        return Admission(ticket.tenant, turn_id, ticket.plan, ticket.deadline, key, ticket.config_hash)
     if heavy.keys.empty:
         raise Unauthorized("this tier takes queries with a ticket of the lightweight tier or an API key only")
     caller = heavy.keys.authenticate(scope["headers"])

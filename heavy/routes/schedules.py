@@ -29,14 +29,14 @@ async def post_schedule(request: Request) -> Response:
     heavy, tenant = asked(request)
     read = read_schedule(parse_object(await read_body(request.scope, request.receive)))
     receiver = hooks.checked(heavy, read.options.webhook)
-    agent = heavy.agents.choose(read.query.agent_id)
+    agent_id = heavy.agents.id_of(read.query.agent_id)
     schedule = NewSchedule(
         tenant=tenant,
         schedule_id=f"sch_{new_turn_id()[2:]}",
         cron=read.expression,
         timezone=read.timezone,
         session_id=read.query.session_id,
-        agent_id=agent.workflow.agent_id,
+        agent_id=agent_id,
         request=stored_request(read.query, request_id(request.scope)),
         max_attempts=read.options.max_attempts,
         next_at=read.cron.after(time.time()),

@@ -71,10 +71,11 @@ async def _recent_turns(heavy: Heavy, tenant: str, session_id: str) -> set[str]:
     return found
 
 
-def document(heavy: Heavy, row: SessionRow) -> dict[str, Any]:
+async def document(heavy: Heavy, row: SessionRow) -> dict[str, Any]:
     """A session as clients see it. `need_greeting` says whether the next answer begins with the agent's greeting."""
-    workflow = heavy.agents.choose(row.agent_id).workflow if heavy.agents.serves(row.agent_id) else None
-    wanted = greeting_hash(workflow.greeting) if workflow else ""
+    wanted = ""
+    if heavy.agents.serves(row.agent_id):
+        wanted = greeting_hash((await heavy.agents.choose(row.agent_id, row.tenant, row.session_id)).workflow.greeting)
     return {
         "session_id": row.session_id,
         "agent_id": row.agent_id,
@@ -97,7 +98,7 @@ def document(heavy: Heavy, row: SessionRow) -> dict[str, Any]:
 async def whole_document(heavy: Heavy, row: SessionRow) -> dict[str, Any]:
     """The same with the turns that await an approval."""
     awaiting = await heavy.stores.turns.awaiting(row.tenant, row.session_id)
-    return {**document(heavy, row), "awaiting_approval": [turn.turn_id for turn in awaiting]}
+    return {**await document(heavy, row), "awaiting_approval": [turn.turn_id for turn in awaiting]}
 
 
 def _message(stored: StoredMessage) -> dict[str, Any]:

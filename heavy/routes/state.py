@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.types import Scope
 
-from common.contracts.learned import LearnedRoute
 from common.contracts.llm_errors import ANTHROPIC_PREFIX
 from common.endpoints.egress import EgressPolicy
 from common.hotstore.protocol import HotStore
@@ -16,6 +15,7 @@ from common.telemetry.metrics import Metrics
 from common.web.asgi import Headers
 from common.web.auth import Caller, KeyRing
 from common.web.log_level import LogLevel
+from heavy.configs.centre import Centre
 from heavy.jobs.dispatch import Dispatcher
 from heavy.jobs.journal import JournalMover
 from heavy.jobs.settle import Settling
@@ -32,13 +32,10 @@ from heavy.turns.life import Turns
 from heavy.turns.notes import Notes
 from heavy.turns.owner import TurnOwner
 
-# (agent id, text, the learned route of the text) → how the text is routed: what the rule tier of the same process tells.
-Explain = Callable[[str, str, LearnedRoute | None], dict[str, Any]]
-
 
 @dataclass(frozen=True, slots=True)
 class Heavy:
-    """The open tier. `explain` is there only where the rule tier is in the same process. `given_urls` says where callers' URLs may lead."""
+    """The open tier. `given_urls` says where callers' URLs may lead."""
 
     settings: HeavySettings
     stores: JobStores
@@ -61,7 +58,7 @@ class Heavy:
     quotas: Quotas
     metrics: Metrics
     log_level: LogLevel
-    explain: Explain | None = None
+    centre: Centre
 
 
 def heavy_of(scope: Scope) -> Heavy:

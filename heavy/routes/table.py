@@ -12,6 +12,7 @@ from common.contracts.chat import PATH as CHAT
 from common.web import health as pages
 from common.web.middleware import InFlight
 from common.web.openapi import docs, openapi_json
+from heavy.routes import configs
 from heavy.routes.access import list_keys, list_tenants, post_key, put_tenant, revoke_key
 from heavy.routes.approvals import decide_approval
 from heavy.routes.audited import audited, list_audit
@@ -81,6 +82,7 @@ def resource_routes(inflight: InFlight) -> list[BaseRoute]:
         Route("/admin/api/agents/{agent_id}/learned", audited("learned.forget", forget_learned), methods=["DELETE"]),
         Route("/admin/api/agents/{agent_id}/learned/proposals", propose_rules, methods=["GET"]),
         Route("/admin/api/agents/{agent_id}/match", match, methods=["POST"]),
+        *config_routes(),
         *webhook_routes(),
         Route("/admin/api/keys", audited("key.create", post_key), methods=["POST"]),
         Route("/admin/api/keys", list_keys, methods=["GET"]),
@@ -162,10 +164,26 @@ def webhook_routes() -> list[BaseRoute]:
     ]
 
 
+def config_routes() -> list[BaseRoute]:
+    """The config centre."""
+    agent = "/admin/api/agents/{agent_id}"
+    return [
+        Route("/admin/api/agents", configs.list_agents, methods=["GET"]),
+        Route(agent, configs.get_agent, methods=["GET"]),
+        Route(f"{agent}/config", audited("config.push", configs.put_config), methods=["PUT"]),
+        Route(f"{agent}/versions", configs.list_versions, methods=["GET"]),
+        Route(f"{agent}/versions/{{version}}", configs.get_version, methods=["GET"]),
+        Route(f"{agent}/activate", audited("config.activate", configs.activate), methods=["POST"]),
+        Route(f"{agent}/rollback", audited("config.rollback", configs.rollback), methods=["POST"]),
+        Route(f"{agent}/diff", configs.diff, methods=["POST"]),
+        Route(f"{agent}/comparison", configs.get_comparison, methods=["GET"]),
+    ]
+
+
 async def health(role: str, request: Request) -> Response:
     """Health of this process and of what it depends on."""
     heavy = heavy_of(request.scope)
-    checks = {"database": heavy.stores.ping, "hotstore": heavy.hotstore.ping}
+    checks = {"database": heavy.stores.ping, "hotstore": heavy.hotstore.ping, "config": heavy.centre.check}
     return await pages.health(role, lambda: heavy.agents.config_hash, checks, heavy.stores.sessions.count)(request)
 
 

@@ -27,7 +27,7 @@ async def post_async(request: Request) -> Response:
     heavy, tenant = asked(request)
     doc = parse_object(await read_body(request.scope, request.receive))
     query, options = read_query(doc), read_options(doc)
-    agent, receiver = heavy.agents.choose(query.agent_id), hooks.checked(heavy, options.webhook)
+    agent_id, receiver = heavy.agents.id_of(query.agent_id), hooks.checked(heavy, options.webhook)
     asked_for, secret = [query.as_asked(), options.asked], heavy.settings.ticket_key
     key = keyed(header(request.scope, HEADER), tenant, asked_for, secret, kind="async")
     if key is not None and (earlier := await _earlier(heavy, tenant, query.session_id, key)) is not None:
@@ -36,7 +36,7 @@ async def post_async(request: Request) -> Response:
         tenant=tenant,
         task_id=key.ids[0] if key else new_turn_id(),
         session_id=query.session_id,
-        agent_id=agent.workflow.agent_id,
+        agent_id=agent_id,
         request=stored_request(query, request_id(request.scope), traced=True),
         max_attempts=options.max_attempts,
         run_at=options.run_at,

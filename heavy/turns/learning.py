@@ -34,6 +34,7 @@ FLUSH_SECONDS = 2.0
 REFRESH_SECONDS = keys.LEARNED_TTL / 3
 MOST_HOT = 10_000  # routes of one version in the hot store, about 300 bytes each
 MOST_LISTED = 1000
+MOST_KNOWN = 1000
 LOG_LENGTH = 2000
 log = logging.getLogger(__name__)
 
@@ -86,8 +87,6 @@ class Learner:
     async def work(self) -> None:
         """Learns from what was noted, and keeps the hot store's copies alive: a lost one is there again within minutes. Runs until
         cancelled."""
-        if not any(agent.workflow.learned_routes.enabled for agent in self._agents.all()):
-            await asyncio.Event().wait()
         refresh_at = 0.0
         while True:
             try:
@@ -106,14 +105,13 @@ class Learner:
 
     async def refresh(self) -> None:
         """Writes every active route into the hot store once more, and erases what has expired."""
-        now = self._clock()
-        await self._store.prune(now)
-        for agent in self._agents.all():
-            workflow = agent.workflow
-            if workflow.learned_routes.enabled:
-                rows = await self._store.active(workflow.agent_id, workflow.config_hash, now=now, limit=MOST_HOT)
-                for i in range(0, len(rows), 100):
-                    await asyncio.gather(*(self._show(row) for row in rows[i : i + 100]))
+        now, learning = self._clock(), [agent.workflow for agent in self._agents.all() if agent.workflow.learned_routes.enabled]
+        if learning:
+            await self._store.prune(now)
+        for workflow in learning:
+            rows = await self._store.active(workflow.agent_id, workflow.config_hash, now=now, limit=MOST_HOT)
+            for i in range(0, len(rows), 100):
+                await asyncio.gather(*(self._show(row) for row in rows[i : i + 100]))
 
     async def routes(self, tenant: str, agent_id: str) -> Sequence[LearnedRow]:
         """What is learned or on its way to it, active routes first. Raises DatabaseUnavailable."""
@@ -191,6 +189,8 @@ class Learner:
     def _parameters(self, agent: CompiledWorkflow) -> dict[tuple[str, str], Parameters]:
         version = (agent.workflow.agent_id, agent.workflow.config_hash)
         if version not in self._known:
+            if len(self._known) >= MOST_KNOWN:  # versions come and go
+                self._known.clear()
             self._known[version] = parameters_of(agent.workflow)
         return self._known[version]
 

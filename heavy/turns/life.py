@@ -38,10 +38,11 @@ INTERRUPTED = "interrupted by a newer message"
 @dataclass(frozen=True, slots=True)
 class Submitted:
     """A turn that was asked for: it runs or waits here, or it is another node's or has ended (then its row). `replayed` says that an
-    earlier request with the same Idempotency-Key had begun it."""
+    earlier request with the same Idempotency-Key had begun it; `config_hash` is the version that it runs on."""
 
     turn: OwnedTurn | TurnRow
     replayed: bool = False
+    config_hash: str = ""
 
 
 class Turns:
@@ -91,18 +92,20 @@ class Turns:
         on_busy: OnBusy = "enqueue",
         keyed: Keyed | None = None,
         placed: bool = False,
+        config_hash: str | None = None,
     ) -> Submitted:
-        """Accepts a message as a turn and starts it; `placed` says that the caller holds a place of the entrance for it.
+        """Accepts a message as a turn and starts it; `placed` says that the caller holds a place of the entrance for it, `config_hash` is
+        the version that the rule tier has chosen.
 
         Raises Overloaded before anything is stored, InvalidRequest for an unknown agent, Busy where the caller does not want to wait,
         IdempotencyMismatch, DependencyUnavailable when the database is away.
         """
-        agent = self._agents.choose(query.agent_id)
+        agent = await self._agents.choose(query.agent_id, tenant, query.session_id, config_hash)
         if keyed is not None:
             earlier = await self._earlier(tenant, query.session_id, turn_id, keyed)
             await self._marks.show(tenant, keyed)
             if earlier is not None:
-                return Submitted(self._owner.get(earlier.turn_id) or earlier, replayed=True)
+                return Submitted(self._owner.get(earlier.turn_id) or earlier, True, earlier.config_hash)
         if not placed and self.room <= 0:
             raise Overloaded(FULL, retry_after=1, **agent.busy)
         if agent.asks_persons and (answer := yes_or_no(query.message)) is not None:
@@ -111,7 +114,7 @@ class Turns:
                 decided = await self.decide(awaiting[-1], None, ApprovalDecision(answer, by="user"))
                 if keyed is not None:
                     await self._stores.turns.name(tenant, query.session_id, turn_id, decided.turn_id, keyed.fingerprint)
-                return Submitted(decided)
+                return Submitted(decided, config_hash=awaiting[-1].config_hash)
         if on_busy == "interrupt":
             await self._interrupt(tenant, query.session_id, turn_id)
         request = {"deadline": deadline, "streaming": streaming, "request_id": request_id, **_traced(current_span().traceparent)}
@@ -122,7 +125,8 @@ class Turns:
         if keyed is not None and not ours and turn.turn_id == turn_id:
             row = await self._stores.turns.get(tenant, turn_id)
             keyed.refuse_other(row.request.get("fingerprint") if row else None)
-        return Submitted(turn, replayed=keyed is not None and not ours and turn.turn_id == turn_id)
+        replayed = keyed is not None and not ours and turn.turn_id == turn_id
+        return Submitted(turn, replayed, turn.config_hash if isinstance(turn, TurnRow) else new.config_hash)
 
     async def may_cost(self, query: Query, tenant: str, plan: Plan | None) -> bool:
         """Whether a model may be asked about a message. It is not where a human has the session, or a rule has chosen what needs none: who
@@ -130,17 +134,26 @@ class Turns:
         session = await self._stores.sessions.get(tenant, query.session_id)
         if session is not None and session.status == "transferred":
             return False
-        return query.form is not None or asks_model(self._agents.choose(query.agent_id), session, plan)
+        return query.form is not None or asks_model(await self._agents.choose(query.agent_id, tenant, query.session_id), session, plan)
 
     async def run_task(
-        self, query: Query, *, tenant: str, turn_id: str, plan: Plan | None, max_attempts: int, request_id: str, traceparent: str = ""
+        self,
+        query: Query,
+        *,
+        tenant: str,
+        turn_id: str,
+        plan: Plan | None,
+        max_attempts: int,
+        request_id: str,
+        traceparent: str = "",
+        config_hash: str = "",
     ) -> OwnedTurn | TurnRow:
         """Runs a task as a turn with that id, or goes on with the turn that an earlier attempt has left. A failure that may pass puts the
         turn off (state accepted, `not_before`) as long as it has been tried less than `max_attempts` times.
 
         Raises as `submit`; Overloaded also where the turn cannot begin now.
         """
-        agent = self._agents.choose(query.agent_id)
+        agent = await self._agents.choose(query.agent_id, tenant, query.session_id, config_hash)
         if self.room <= 0:
             raise Overloaded(FULL, retry_after=1)
         request = {"deadline": None, "streaming": False, "request_id": request_id, "task": {"max_attempts": max_attempts}}

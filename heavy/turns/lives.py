@@ -13,12 +13,13 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from common.errors import DeadlineExceeded, Internal, InvalidRequest, LoadsplitError
+from common.errors import DeadlineExceeded, DependencyUnavailable, Internal, InvalidRequest, LoadsplitError
 from common.hotstore import keys
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
 from common.telemetry.bound import bind
 from common.telemetry.metrics import Metrics
 from common.telemetry.tracing import NO_TRACING, Tracing
+from common.workflow.schema import Workflow
 from heavy.turns import lines, window
 from heavy.turns.agents import Agents
 from heavy.turns.log import TurnLog
@@ -143,8 +144,9 @@ class Lives:
                 turn.cancelled = row.cancel_reason or "cancelled"
             if self._owner.pace is not None and row.attempt == 1:
                 turn.first_word = FirstWord(self._owner.pace, row.agent_id, bool(row.request.get("streaming")))
-            run = Run(self._parts, self._agents.of_turn(row.agent_id), session, row, turn)
-            others = await self._run(turn, run, peeked, request_id)
+            agent = await self._agents.of_turn(row.agent_id, row.config_hash)
+            run = Run(self._parts, agent, session, row, turn)
+            others = await self._run(turn, run, agent.workflow, peeked, request_id)
             if run.state in TERMINAL:
                 self._metrics.turns_total.labels(run.state).inc()
             if run.ended is not None:
@@ -154,8 +156,8 @@ class Lives:
             if turn.lost or (isinstance(e, LeaseLost) and turn.error is None):
                 self._metrics.lease_lost_total.inc()
             log.debug("turn %s is not ended here", turn.turn_id)
-        except DatabaseUnavailable as e:
-            log.error("turn %s could not be committed: %s", turn.turn_id, e.detail)
+        except DependencyUnavailable as e:
+            log.error("turn %s cannot go on here: %s", turn.turn_id, e.detail)
             turn.error = e
         finally:
             span.end(error="not_ended" if turn.error else None)
@@ -171,7 +173,7 @@ class Lives:
             finally:
                 self._owner.remove(turn)
 
-    async def _run(self, turn: OwnedTurn, run: Run, peeked: bytes | None, request_id: str) -> bool:
+    async def _run(self, turn: OwnedTurn, run: Run, workflow: Workflow, peeked: bytes | None, request_id: str) -> bool:
         """Runs and ends the turn; every end but the good one becomes an event here. Returns whether other turns of the session wait."""
         try:
             turn.running = True
@@ -180,6 +182,8 @@ class Lives:
             if not self._agents.serves(run.agent_id):
                 raise InvalidRequest(f"there is no agent {run.agent_id!r} here any more", field="agent_id")
             async with asyncio.timeout_at(_loop_time(run.deadline)):
+                if self._parts.mcp is not None:
+                    await self._parts.mcp.of(workflow)
                 return await run.go(peeked)
         except TimeoutError:
             if turn.first_word is not None:

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import orjson
@@ -32,7 +32,7 @@ from heavy.actions.context import ActionContext, ActionResult, Knowledge
 from heavy.actions.dispatch import act
 from heavy.actions.knowledge import start_knowledge
 from heavy.agent.calls import unanswered
-from heavy.agent.mcp_tools import McpTools
+from heavy.agent.mcp_servers import McpServers
 from heavy.agent.said import SEPARATOR, said_before, shown_parts
 from heavy.agent.steps import Delta, Routed, Step, ToolEnded, ToolStarted
 from heavy.llm.account import account_of
@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RunParts:
-    """What every run needs. `mcp` are the tools of MCP servers, by agent id."""
+    """What every run needs. `mcp` has the tools of MCP servers, None where no workflow can name any."""
 
     stores: Stores
     hotstore: HotStore
@@ -66,7 +66,7 @@ class RunParts:
     caller: HttpCaller
     gates: Gates
     learner: Learner | None = None
-    mcp: Mapping[str, McpTools] = field(default_factory=dict)
+    mcp: McpServers | None = None
 
 
 class LeftBehind(Exception):
@@ -245,7 +245,7 @@ class Run:
             doubtful=self._doubtful,
             began=row.started_at if row.approval is None else None,  # the time that persons took does not count
             handed_back=self._session.handoff.get("summary"),
-            mcp=parts.mcp.get(self.agent_id),
+            mcp=parts.mcp.at_hand(self._agent.workflow) if parts.mcp is not None else None,
         )
 
     async def _act(self, decision: Decision, *, knowledge: Knowledge | None = None, aloud: bool = True) -> ActionResult:

@@ -5,7 +5,6 @@ armed when a turn ends, each of the others when the one before it has fired. It 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from typing import Any
 
 from common.workflow.schema import Timer, Workflow
@@ -20,11 +19,6 @@ _NOTE = (
 def first_timer(workflow: Workflow) -> ArmTimer | None:
     """The timer to arm at the end of a turn that a message began; None for a workflow without timers."""
     return timer_after(workflow, None)
-
-
-def first_timers(workflows: Mapping[str, Workflow]) -> dict[str, ArmTimer]:
-    """The first timer of each agent that has one, by agent id."""
-    return {agent_id: timer for agent_id, workflow in workflows.items() if (timer := first_timer(workflow)) is not None}
 
 
 def timer_after(workflow: Workflow, position: int | None) -> ArmTimer | None:

@@ -40,10 +40,11 @@ class ChatEndpoint(QueryEndpoint):
         if caller.limits.requests_per_minute is not None:
             await self._rate.count(caller.tenant, caller.limits)
         chat = parse_chat(body)
-        agent = self._agents.get(chat.model)
-        if agent is None:
+        if self._agents.name_of(chat.model) is None and not self._agents.empty:
             raise ModelNotFound(chat.model)
         session_id, known = await self._session(scope, caller.tenant, chat)
+        asked = (chat.model, caller.tenant, session_id)
+        agent = self._agents.at_hand(*asked) or await self._agents.choose(*asked)
         reply = partial(self._reply_chat, chat)
         query = chat.query(session_id)
         return await self._decide(

@@ -34,6 +34,7 @@ from lightweight.query.spans import answered_span, begin_span, end_span
 from lightweight.replies import stream, stream_again
 
 MAX_TIMEOUT = 3600.0
+MAX_KNOWN = 2000
 _TIER = (b"x-loadsplit-tier", b"lightweight")
 JSON: tuple[tuple[bytes, bytes], ...] = (_TIER, (b"content-type", b"application/json"))
 EVENTS = (
@@ -120,7 +121,9 @@ class QueryEndpoint:
             await self._rate.count(caller.tenant, caller.limits)
         body = await read_body(scope, receive)
         query = parse_query(body)
-        return await self._decide(scope, receive, send, body, caller.tenant, self._agents.find(query.agent_id), query, began, self._reply)
+        asked = (query.agent_id, caller.tenant, query.session_id)
+        agent = self._agents.at_hand(*asked) or await self._agents.choose(*asked)
+        return await self._decide(scope, receive, send, body, caller.tenant, agent, query, began, self._reply)
 
     async def _decide(
         self,
@@ -268,6 +271,8 @@ class RuleHits:
         agent_id = agent.workflow.agent_id
         known = self._known.get((agent_id, agent.config_hash))
         if known is None:
+            if len(self._known) >= MAX_KNOWN:  # versions come and go
+                self._known.clear()
             known = [self._family.labels(agent_id, rule.action.id) for rule in agent.matcher.rules]
             self._known[agent_id, agent.config_hash] = known
         return known

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from common.errors import ConfigInvalid
 from common.settings import read_environ
-from common.workflow.load import examine_file, load_file, workflow_files
+from common.workflow.load import Examined, examine_file, examine_text, load_file, workflow_files
 from common.workflow.patterns import PatternCheck
 from common.workflow.problems import Problem, in_order
 from common.workflow.schema import Workflow
@@ -81,6 +81,13 @@ def check(
     return work.checked()
 
 
+def check_text(text: str, name: str, env: Mapping[str, str]) -> tuple[Workflow | None, Checked]:
+    """The same for one text: its workflow, unless one of its problems is an error, and all that is known of it."""
+    work = _Work(env, check_pattern, compile_rules, [])
+    workflow = work.take(name, examine_text(text, name, env, check_pattern=check_pattern, unknown_names="error"), {})
+    return workflow, work.checked()
+
+
 class _Work:
     """What one call of `check` gathers, file by file."""
 
@@ -97,24 +104,28 @@ class _Work:
 
     def examine(self, file: Path, agents: dict[str, str]) -> None:
         """One file: its problems and, unless one of them is an error, its rules and tests. `agents` are those of its directory."""
-        self._names.append(str(file))
-        examined = examine_file(file, self._env, check_pattern=self._pattern_check, unknown_names="error")
+        self.take(str(file), examine_file(file, self._env, check_pattern=self._pattern_check, unknown_names="error"), agents)
+
+    def take(self, file: str, examined: Examined, agents: dict[str, str]) -> Workflow | None:
+        """What was examined; its workflow, unless one of its problems is an error."""
+        self._names.append(file)
         self.problems.extend(examined.problems)
         workflow = examined.workflow
         if workflow is None:
-            return
-        _refuse_twice(workflow, file, agents, self.problems)
+            return None
+        _refuse_twice(workflow, Path(file), agents, self.problems)
         try:
             matcher = self._compiler(workflow)
         except ConfigInvalid as e:
-            self.problems.append(Problem("error", "bad_rules", e.detail, file=str(file)))
-            return
+            self.problems.append(Problem("error", "bad_rules", e.detail, file=file))
+            return None
         self.matchers.append(matcher)
-        places = RulePlaces.of(workflow, examined.place, str(file))
+        places = RulePlaces.of(workflow, examined.place, file)
         self.problems.extend(advise(workflow, matcher, places, [*said_in_tests(workflow), *self._said]))
         results, covered = run_tests(workflow, matcher, places)
         self._tests.extend(results)
         self._coverage.append(covered)
+        return workflow
 
     def checked(self) -> Checked:
         """All of it."""

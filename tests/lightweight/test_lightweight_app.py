@@ -57,6 +57,11 @@ def test_keys_of_the_database_come_through_redis() -> None:
         create_app(lightweight_settings(api_keys=Path("db:")), workflows={})
 
 
+def test_versions_of_the_config_centre_come_through_redis() -> None:
+    with pytest.raises(SettingsError, match="LOADSPLIT_CONFIG=db: needs LOADSPLIT_REDIS_URL"):
+        create_app(lightweight_settings(config="db:"))
+
+
 async def test_keys_that_are_not_known_yet_are_no_401() -> None:
     """Asked for and not told: 503 for who has a key, and the tier says so of itself; then the keys that heavy shares."""
     async with desk(SHOP, api_keys=Path("db:")) as shop:

@@ -15,6 +15,7 @@ import aiohttp
 import orjson
 import uvicorn
 
+from common.web.config_source import DATABASE
 from common.web.middleware import InFlight
 from heavy.routes.state import Heavy
 from heavy.settings import HeavySettings
@@ -72,10 +73,11 @@ class InProcess:
 
 
 @asynccontextmanager
-async def in_process(workflow: Mapping[str, Any], folder: Path, **env: str) -> AsyncIterator[InProcess]:
-    """Serves a workflow; `env` are further settings without their prefix, in lower case."""
-    config = folder / "workflow.json"
-    config.write_text(json.dumps(workflow))
+async def in_process(workflow: Mapping[str, Any] | None, folder: Path, **env: str) -> AsyncIterator[InProcess]:
+    """Serves a workflow, or without one the config centre; `env` are further settings without their prefix, in lower case."""
+    config = folder / "workflow.json" if workflow is not None else DATABASE
+    if isinstance(config, Path):
+        config.write_text(json.dumps(workflow))
     environ = {f"LOADSPLIT_{name.upper()}": value for name, value in env.items()}
     inflight = InFlight()
     app = create_app(HeavySettings.load(environ, config=str(config), data_dir=folder), inflight=inflight)

@@ -94,9 +94,9 @@ class JobNode(Node):
             raise refusal
         yield
 
-    def plan(self, query: Query) -> Plan:
-        """What the rules make of a message: what stands in `plans`."""
-        return self.plans.get(query.message, Plan())
+    async def plan(self, query: Query, tenant: str) -> tuple[Plan, str]:
+        """What the rules make of a message: what stands in `plans`. No version is named."""
+        return self.plans.get(query.message, Plan()), ""
 
     async def submit(self, task_id: str, message: str = "hello there", **other: Any) -> TaskRow:
         """Stores a task of tenant acme."""

@@ -15,12 +15,14 @@ from typing import Any, TypeVar
 
 import asyncpg
 
+from heavy.configs.stores import ConfigStore
 from heavy.jobs.stores import ScheduleStore, TaskStore
 from heavy.jobs.upkeep import UpkeepStore
 from heavy.llm.stores import LedgerStore
 from heavy.storage.migrations import CREATE_TABLE, migrations
 from heavy.storage.postgres.access import PostgresAccess
 from heavy.storage.postgres.audit import PostgresAudit
+from heavy.storage.postgres.configs import PostgresConfigs
 from heavy.storage.postgres.deliveries import PostgresDeliveries
 from heavy.storage.postgres.learned import PostgresLearned
 from heavy.storage.postgres.ledger import PostgresLedger
@@ -170,6 +172,7 @@ class PostgresStores:
         self.audit: AuditStore = PostgresAudit(database)
         self.ledger: LedgerStore = PostgresLedger(database)
         self.search: TurnSearch = PostgresSearch(database)
+        self.configs: ConfigStore = PostgresConfigs(database)
 
     async def ping(self) -> float:
         """Seconds of one round trip."""

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from heavy.configs.stores import ConfigStore
 from heavy.jobs.stores import ScheduleStore, TaskStore
 from heavy.jobs.upkeep import UpkeepStore
 from heavy.llm.stores import LedgerStore
 from heavy.storage.migrations import CREATE_TABLE, migrations
 from heavy.storage.sqlite.access import SqliteAccess
 from heavy.storage.sqlite.audit import SqliteAudit
+from heavy.storage.sqlite.configs import SqliteConfigs
 from heavy.storage.sqlite.deliveries import SqliteDeliveries
 from heavy.storage.sqlite.learned import SqliteLearned
 from heavy.storage.sqlite.ledger import SqliteLedger
@@ -199,6 +201,7 @@ class SqliteStores:
         self.audit: AuditStore = SqliteAudit(self._reader.run, self._writer.run)
         self.ledger: LedgerStore = SqliteLedger(self._reader.run, self._writer.run)
         self.search: TurnSearch = SqliteSearch(self._reader.run)
+        self.configs: ConfigStore = SqliteConfigs(self._reader.run, self._writer.run)
 
     async def migrate(self) -> list[str]:
         """Brings the schema up to date; the names applied now."""

@@ -12,7 +12,7 @@ import pytest
 from common.endpoints.egress import EgressPolicy
 from common.errors import ConfigInvalid
 from common.workflow.schema import Workflow
-from heavy.agent.mcp_servers import open_mcp
+from heavy.agent.mcp_servers import McpServers, open_mcp
 from heavy.turns.agents import Agents
 
 
@@ -49,3 +49,19 @@ def test_the_host_of_a_server_is_one_that_the_file_names() -> None:
     server = {"name": "m", "url": "http://${PLACE}:8080/mcp"}
     agents = Agents({"a": workflow(server).with_env({"PLACE": "mcp.internal"}), "b": workflow({"name": "m", "url": "http://[oops"})})
     assert agents.hosts == {"mcp.internal"}
+
+
+async def test_versions_with_the_same_servers_share_them_and_old_ones_are_closed() -> None:
+    quiet = [{"name": "m", "command": [sys.executable, "-c", f"input({i})"]} for i in range(3)]
+    async with McpServers(EgressPolicy()) as servers:
+        first = await servers.of(workflow(quiet[0]))
+        assert first is await servers.of(workflow(quiet[0]).model_copy(update={"config_hash": "another"}))
+        assert servers.at_hand(workflow(quiet[0])) is first
+        assert servers.at_hand(workflow(quiet[1])) is None
+        second = await servers.of(workflow(quiet[1]))
+        assert second is not first
+        assert servers.at_hand(workflow(quiet[0])) is first, "turns of the version before go on with it"
+        await servers.of(workflow(quiet[2]))
+        assert servers.at_hand(workflow(quiet[0])) is None
+        assert servers.at_hand(workflow(quiet[1])) is second
+        assert await servers.of(workflow()) is None

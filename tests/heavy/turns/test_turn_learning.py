@@ -56,7 +56,7 @@ class School:
         self, message: str, decision: Decision = HOURS, usage: Usage = ONE_CALL, messages: Sequence[Message] = (), **changes: Any
     ) -> None:
         """A turn that has ended well, the first of a new session unless `changes` say otherwise."""
-        agent = self.agents.choose("shop")
+        agent = await self.agents.choose("shop")
         number = next(self.numbers)
         new = new_turn(f"t_{number}", f"s{number}", config_hash=agent.workflow.config_hash, request={"message": message})
         row: TurnRow = (await self.stores.turns.accept(new, owner="a", lease_seconds=LEASE)).turn
@@ -72,7 +72,7 @@ class School:
 
     async def shown(self, message: str) -> LearnedRoute | None:
         """The route by which the rule tier would answer."""
-        return await self.learner.route_for("acme", self.agents.choose("shop"), message)
+        return await self.learner.route_for("acme", await self.agents.choose("shop"), message)
 
 
 @contextlib.asynccontextmanager
@@ -203,7 +203,7 @@ async def test_a_hot_store_that_was_emptied_is_filled_again(shop: School) -> Non
 async def test_hits_of_both_tiers_are_counted(shop: School) -> None:
     await shop.taught("when do you open")
     route = {"action_type": "flow", "action_target": "hours", "matched_by": "learned"}
-    version = shop.agents.choose("shop").workflow.config_hash
+    version = shop.agents.in_force("shop")
     reply = {"route": route, "config_hash": version}
     shop.learner.answered([journal_entry("t_a", message="When do you open", reply=reply), journal_entry("t_b", message="when do you open")])
     await shop.turn("when do you open", replace(HOURS, matched_by="learned"))

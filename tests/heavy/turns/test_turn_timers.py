@@ -22,7 +22,6 @@ def test_the_chain() -> None:
     assert timers.timer_after(WORKFLOW, 1) is None
     bare = load_text('{"agent_id": "bare"}')
     assert timers.first_timer(bare) is None
-    assert timers.first_timers({"shop": WORKFLOW, "bare": bare}) == {"shop": ArmTimer("timer", "nudge", 300, 0)}
 
 
 def test_a_timer_is_found_by_its_name() -> None:
