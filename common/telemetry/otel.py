@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import re
 import threading
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ class OtelTracing:
     on = True
 
     def __init__(self, endpoint: str, environ: Mapping[str, str], tier: str, redaction: Redaction) -> None:
+        logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)  # a batch that is lost is one line, its retries are none
         self._ids = _Ids()
         self._redaction = redaction
         name = environ.get("OTEL_SERVICE_NAME", "").strip() or f"loadsplit-{tier}"

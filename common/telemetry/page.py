@@ -1,13 +1,16 @@
-"""The catalogue of metrics as the tables of docs/metrics.md: `python -m common.telemetry.page`."""
+"""The catalogue of metrics as the tables of docs/metrics.md: `python -m common.telemetry.page docs/metrics.md` writes them anew."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from common.telemetry.genai import GENAI
 from common.telemetry.metrics import CATALOGUE
 from common.telemetry.specs import Spec, unit_of
+
+HEADING = "## All metrics\n\n"
 
 
 def tables() -> str:
@@ -24,5 +27,11 @@ def _table(specs: Mapping[str, Spec]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write(path: Path) -> None:
+    """Puts the tables behind the document's heading HEADING, in the place of what stood there."""
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text[: text.index(HEADING) + len(HEADING)] + tables(), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    sys.stdout.write(tables())
+    write(Path(sys.argv[1]))

@@ -281,7 +281,7 @@ def _new_turn(
         user_id=query.user_id,
         config_hash=agent.workflow.config_hash,
         user_message=query.message,
-        request={"message": query.message, "user_id": query.user_id, "context": dict(query.context), **request, **_form(query)},
+        request={"message": query.message, "user_id": query.user_id, "context": dict(query.context), **_form(query), **request},
         plan=asdict(plan) if plan else None,
         when_busy="enqueue" if on_busy == "interrupt" else on_busy,
     )

@@ -37,6 +37,12 @@ def tell(row: TurnRow, turn: OwnedTurn, finish: Finish, ended_at: float) -> None
     current_span().set({f"loadsplit.{name}": value for name, value in told.items()})
 
 
+def tell_unrun(row: TurnRow, turn: OwnedTurn) -> None:
+    """The same for a turn that was given up while it waited: it has never run, so nobody else tells of it."""
+    if row.finished_at is not None and row.started_at is None and row.state == "cancelled":
+        tell(row, turn, Finish(row.state, 0, usage=row.usage, config_hash=row.config_hash), row.finished_at)
+
+
 def figures(row: TurnRow, turn: OwnedTurn, finish: Finish, ended_at: float) -> dict[str, Any]:
     """What is told of a turn: ids, route, steps, tokens, cost and times (milliseconds)."""
     began = row.created_at if row.started_at is None else row.started_at

@@ -216,11 +216,15 @@ class Lives:
                         return claimed, True
                     fresh = await self._stores.turns.get(row.tenant, row.turn_id)
                     if fresh is None or fresh.finished_at is not None:
+                        if fresh is not None:
+                            lines.tell_unrun(fresh, turn)
                         raise LeaseLost("the turn has ended elsewhere")
                 left = math.inf if deadline is None else deadline - time.time()
                 if left <= 0:
                     turn.error = DeadlineExceeded("the session was busy until the deadline")
-                    await self._stores.turns.cancel(row.tenant, row.turn_id, reason="the session was busy until the deadline")
+                    reason = "the session was busy until the deadline"
+                    if given_up := await self._stores.turns.cancel(row.tenant, row.turn_id, reason=reason):
+                        lines.tell_unrun(given_up, turn)
                     raise LeaseLost("the turn was given up while it waited")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(WAIT_POLL_SECONDS, left)):

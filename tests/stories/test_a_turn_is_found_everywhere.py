@@ -144,11 +144,13 @@ def test_one_turn_tells_the_same_everywhere(shop: Shop) -> None:
     assert sum(c["cost_usd"] for c in calls) == pytest.approx(usage["cost_usd"])
     assert [s["kind"] for s in trace["steps"]][:3] == ["asked", "llm_call", "said"]
 
+    wait_until_sync(lambda: shop.lines(reply["turn_id"]), "the turn has its line")
     (line,) = shop.lines(reply["turn_id"])
     assert (line["request_id"], line["trace_id"], line["tool_calls"], line["ms"]) == (RID, RID, 3, turn["ms"])
     assert {name: line[name] for name in usage} == usage
 
     wait_until_sync(lambda: shop.collector.named(RID, "invoke_agent"), "the turn's span is there")
+    wait_until_sync(lambda: len(shop.collector.named(RID, "POST /api/v1/query")) == 2, "the spans of both tiers are there")
     (light,) = [s for s in shop.collector.trace(RID) if s.service == "loadsplit-lightweight"]
     (server,) = [s for s in shop.collector.named(RID, "POST /api/v1/query") if s.service == "loadsplit-heavy"]
     (agent,) = shop.collector.named(RID, "invoke_agent")
@@ -174,6 +176,7 @@ def test_a_rules_turn_is_found_too(shop: Shop) -> None:
     reply = shop.ask("opening hours", "found-2", parent).json
     wait_until_sync(lambda: shop.admin("turns?request_id=rule-1")["turns"], "the turn is in the database")
     (turn,) = shop.admin("turns?request_id=rule-1")["turns"]
+    wait_until_sync(lambda: shop.lines(reply["turn_id"]), "the turn has its line")
     (line,) = shop.lines(reply["turn_id"])
     assert (turn["turn_id"], turn["route"]["tier"]) == (reply["turn_id"], "lightweight")
     assert (line["request_id"], line["action_target"], line["trace_id"]) == ("rule-1", "hours", CALLER_TRACE)
@@ -189,6 +192,7 @@ def test_a_task_and_its_webhook_are_in_the_trace(shop: Shop) -> None:
     headers = {"traceparent": f"00-{trace_id}-{CALLER_SPAN}-01"}
     assert shop.split.client.call("POST", "/api/v1/query/async", body, headers=headers).status == 202
     wait_until_sync(lambda: shop.collector.named(trace_id, "deliver task.completed"), "the delivery's span is there", 40)
+    wait_until_sync(lambda: shop.collector.named(trace_id, "invoke_agent"), "the turn's span is there")
     names = [s.name for s in shop.collector.trace(trace_id)]
     assert [n for n in names if n.startswith("execute_tool")] == [
         "execute_tool get_order",
@@ -198,16 +202,22 @@ def test_a_task_and_its_webhook_are_in_the_trace(shop: Shop) -> None:
     assert "invoke_agent shop" in names
 
 
+def deliveries(shop: Shop) -> list[str]:
+    """The spans of webhooks that were told of tasks."""
+    return [s.span_id for s in list(shop.collector.spans) if s.name == "deliver task.completed"]
+
+
 def test_secrets_and_personal_data_stay_inside(shop: Shop) -> None:
     said = f"returns desk: quote me to {EMAIL}, password={SECRET}"
     headers = {"X-Request-Id": "secret-1", "X-Api-Key": SECRET, "Cookie": f"session={SECRET}", "Referer": f"https://x/?mail={EMAIL}"}
     context = {"mail": EMAIL, "api_key": SECRET}
     hook = {"url": f"{shop.hooks.url}/quiet?token={SECRET}"}
     task = {"message": said, "session_id": "quiet-2", "context": context, "webhook": hook}
+    before = len(deliveries(shop))
     assert shop.ask(said, EMAIL, headers, context=context, user_id=EMAIL).status == 200
     assert shop.split.client.call("POST", "/api/v1/query/async", task, headers=headers).status == 202
     wait_until_sync(lambda: shop.hooks.at(f"/quiet?token={SECRET}"), "the webhook hears of the task", 40)
-    wait_until_sync(lambda: len([s for s in shop.collector.spans if s.name == "deliver task.completed"]) >= 2, "all spans are there")
+    wait_until_sync(lambda: len(deliveries(shop)) > before, "all spans are there")
     assert all(SECRET in text and EMAIL in text for text in shop.quoted)  # the API itself was sent them
     assert len(shop.quoted) >= 2
     told = {

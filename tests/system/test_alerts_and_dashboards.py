@@ -14,7 +14,7 @@ import yaml
 
 from common.telemetry.genai import GENAI
 from common.telemetry.metrics import CATALOGUE, Metrics
-from common.telemetry.page import tables
+from common.telemetry.page import HEADING, tables, write
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -144,5 +144,13 @@ def test_prometheus_reads_these_files() -> None:
 
 
 def test_the_document_has_every_metric() -> None:
-    """`python -m common.telemetry.page` writes the tables anew."""
-    assert tables() in (ROOT / "docs/metrics.md").read_text()
+    """`python -m common.telemetry.page docs/metrics.md` writes the tables anew."""
+    written = (ROOT / "docs/metrics.md").read_text()
+    assert written.endswith(HEADING + tables())
+
+
+def test_the_tables_are_written_anew(tmp_path: Path) -> None:
+    page = tmp_path / "metrics.md"
+    page.write_text(f"# Metrics\n\nWords.\n\n{HEADING}old")
+    write(page)
+    assert page.read_text() == f"# Metrics\n\nWords.\n\n{HEADING}{tables()}"
