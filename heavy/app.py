@@ -32,6 +32,7 @@ from common.web.loop_lag import LoopLag
 from common.web.middleware import Edge, InFlight
 from common.web.security_headers import SecurityHeaders
 from common.web.server import startup_failure
+from heavy.admin.routes import admin_routes
 from heavy.agent.mcp_servers import McpServers
 from heavy.configs.opening import Configs, open_agents, open_servers, read_configs
 from heavy.configs.rulebook import Rulebook
@@ -247,7 +248,7 @@ def create_app(settings: HeavySettings, *, metrics: Metrics, inflight: InFlight,
     """The heavy tier as an ASGI app. `rulebook` knows the rule tier's part of its workflows.
 
     Raises ConfigInvalid or SettingsError; what cannot be opened is raised by the lifespan."""
-    return _app(settings, "heavy", [*query_routes(), *resource_routes(inflight)], metrics, inflight, rulebook)
+    return _app(settings, "heavy", [*query_routes(), *resource_routes(inflight), *admin_routes()], metrics, inflight, rulebook)
 
 
 def create_worker(settings: HeavySettings, *, metrics: Metrics, inflight: InFlight, rulebook: Rulebook | None = None) -> Starlette:

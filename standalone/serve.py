@@ -34,6 +34,7 @@ from common.web.rate import RequestRate
 from common.web.security_headers import SecurityHeaders
 from common.web.server import bind, bind_admin, require_safe_host, startup_failure
 from common.web.server import serve as serve_app
+from heavy.admin.routes import admin_routes
 from heavy.app import Given, open_heavy
 from heavy.configs.opening import Configs, read_configs
 from heavy.routes.chat import ChatEndpoint as HeavyChat
@@ -129,7 +130,7 @@ def create_app(settings: HeavySettings, *, inflight: InFlight, demo: Demo | None
         query(streaming=False),
         query(streaming=True),
         ChatEndpoint(agents, answers, local(HeavyChat()), idempotency, **watched, conversations=Conversations(hotstore)),
-        routes=resource_routes(inflight),
+        routes=[*resource_routes(inflight), *admin_routes()],
         middleware=[Middleware(SecurityHeaders), edge, Middleware(Counted)],
         exception_handlers=exception_handlers(),
         lifespan=lifespan,

@@ -14,6 +14,7 @@
 | ls:configs:watch        | string | seconds | who compares canaries now                                      |
 | ls:config:<hash>        | string | 1 hour, kept up by heavy   | the text of a version                    |
 | ls:rate:<tenant>        | string | until the bucket is full   | requests a minute: when the bucket will be full, in µs |
+| ls:login:<digest>       | string | until the bucket is full   | attempts to log in to the admin pages from an address, as ls:rate |
 | ls:streams:<tenant>     | zset   | 30 s, kept up by who holds streams | open streams, by when each is given up, in ms |
 | ls:{llm:<digest>}:r, :t | string | until the bucket is full   | requests, and tokens, a minute at an LLM target, as ls:rate  |
 | ls:reply:<tenant>/<digest> | string | the alias's `cache.ttl` | an LLM's reply to a deterministic call               |
@@ -109,6 +110,11 @@ def config(config_hash: str) -> str:
 def rate(tenant: str) -> str:
     """String, as long as the bucket takes to fill."""
     return f"ls:rate:{tenant}"
+
+
+def login(digest: str) -> str:
+    """String, as long as the bucket takes to fill. `digest` is that of the address."""
+    return f"ls:login:{digest}"
 
 
 def streams(tenant: str) -> str:

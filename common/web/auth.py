@@ -49,6 +49,7 @@ class _Held:
     not here does not exist."""
 
     callers: Mapping[bytes, tuple[Caller, float | None]] = field(default_factory=dict)
+    digests: Mapping[tuple[str, str], bytes] = field(default_factory=dict)
     limits: Mapping[str, Limits] = field(default_factory=dict)
     of_keys: Mapping[tuple[str, str], KeyLimits] = field(default_factory=dict)
     anyone: Caller | None = ANYONE
@@ -124,6 +125,15 @@ class KeyRing:
                 return caller
         raise Unauthorized("an API key is needed: Authorization: Bearer <key>")
 
+    def holder(self, tenant: str, key_id: str) -> tuple[Caller, bytes] | None:
+        """Who has the key of that tenant and id, and the key's digest: for who has shown it before. None when it does not hold any more."""
+        held = self._held
+        digest = held.digests.get((tenant, key_id))
+        if digest is None:
+            return None
+        caller, expires = held.callers[digest]
+        return None if expires is not None and expires <= time.time() else (caller, digest)
+
     def use(self, access: Access) -> None:
         """Takes what the database has now."""
         self._of_database = access
@@ -157,6 +167,7 @@ class KeyRing:
         open_to_all = not (self._required or access.required or self._of_file.keys)
         return _Held(
             callers=callers,
+            digests={(key.tenant, key.key_id): key.digest for key in every},
             limits=limits,
             of_keys={(key.tenant, key.key_id): key.limits for key in every if key.limits != NO_KEY_LIMITS},
             anyone=replace(ANYONE, limits=limits.get(DEFAULT_TENANT, NO_LIMITS)) if open_to_all else None,

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from common.errors import InvalidRequest
 
-_FORM = re.compile(r"([0-9.e+]{1,32}) ([A-Za-z0-9_]{1,64})\Z")
+_FORM = re.compile(r"([0-9.e+]{1,32}) ([A-Za-z0-9._:@-]{1,128})\Z")
 
 
 def next_cursor(created_at: float, row_id: str) -> str:

@@ -69,8 +69,10 @@ def heavy_of(scope: Scope) -> Heavy:
 
 
 def caller_of(scope: Scope) -> Caller:
-    """Who asks, by API key (everyone is tenant `default` while no key is configured). Raises Unauthorized."""
-    return heavy_of(scope).keys.authenticate(credentials(scope))
+    """Who asks: the one that an admin page asks for, else by API key (everyone is tenant `default` while no key is configured). Raises
+    Unauthorized."""
+    known: Caller | None = scope["state"].get("caller")
+    return known or heavy_of(scope).keys.authenticate(credentials(scope))
 
 
 def credentials(scope: Scope) -> Headers:

@@ -15,11 +15,13 @@ from common.web.openapi import docs, openapi_json
 from heavy.routes import configs
 from heavy.routes.access import list_keys, list_tenants, post_key, put_tenant, revoke_key
 from heavy.routes.approvals import decide_approval
+from heavy.routes.audited import audited, list_audit
 from heavy.routes.batches import PostBatch, delete_batch, get_batch, get_results
 from heavy.routes.chat import ChatEndpoint
 from heavy.routes.costs import get_costs, list_calls
 from heavy.routes.deliveries import get_delivery, list_deliveries, replay_delivery, replay_failed
 from heavy.routes.events import SessionEvents, session_socket
+from heavy.routes.found_sessions import find_sessions
 from heavy.routes.handoff import list_sessions, post_handoff
 from heavy.routes.learned import forget_learned, list_learned, match, propose_rules
 from heavy.routes.log_level import delete_log_level, get_log_level, put_log_level
@@ -77,25 +79,27 @@ def resource_routes(inflight: InFlight) -> list[BaseRoute]:
         WebSocketRoute("/api/v1/session/{session_id}/ws", session_socket),
         Route("/api/v1/session/{session_id}/handoff", post_handoff, methods=["POST"]),
         Route("/admin/api/agents/{agent_id}/learned", list_learned, methods=["GET"]),
-        Route("/admin/api/agents/{agent_id}/learned", forget_learned, methods=["DELETE"]),
+        Route("/admin/api/agents/{agent_id}/learned", audited("learned.forget", forget_learned), methods=["DELETE"]),
         Route("/admin/api/agents/{agent_id}/learned/proposals", propose_rules, methods=["GET"]),
         Route("/admin/api/agents/{agent_id}/match", match, methods=["POST"]),
         *config_routes(),
         *webhook_routes(),
-        Route("/admin/api/keys", post_key, methods=["POST"]),
+        Route("/admin/api/keys", audited("key.create", post_key), methods=["POST"]),
         Route("/admin/api/keys", list_keys, methods=["GET"]),
-        Route("/admin/api/keys/{key_id}", revoke_key, methods=["DELETE"]),
+        Route("/admin/api/keys/{key_id}", audited("key.revoke", revoke_key), methods=["DELETE"]),
         Route("/admin/api/tenants", list_tenants, methods=["GET"]),
-        Route("/admin/api/tenants/{tenant}", put_tenant, methods=["PUT"]),
+        Route("/admin/api/tenants/{tenant}", audited("tenant.limits", put_tenant), methods=["PUT"]),
         Route("/admin/api/costs", get_costs, methods=["GET"]),
         Route("/admin/api/calls", list_calls, methods=["GET"]),
         Route("/admin/api/turns", list_turns, methods=["GET"]),
         Route("/admin/api/turns/{turn_id}", get_trace, methods=["GET"]),
         Route("/admin/api/stats", get_stats, methods=["GET"]),
         Route("/admin/api/log-level", get_log_level, methods=["GET"]),
-        Route("/admin/api/log-level", put_log_level, methods=["PUT"]),
-        Route("/admin/api/log-level", delete_log_level, methods=["DELETE"]),
+        Route("/admin/api/log-level", audited("log.level", put_log_level), methods=["PUT"]),
+        Route("/admin/api/log-level", audited("log.level", delete_log_level), methods=["DELETE"]),
         Route("/admin/api/purge", get_purge, methods=["GET"]),
+        Route("/admin/api/sessions", find_sessions, methods=["GET"]),
+        Route("/admin/api/audit", list_audit, methods=["GET"]),
         *watch_routes(inflight),
         Route("/", index, methods=["GET"]),
         Route("/assets/{name}", asset, methods=["GET"]),
@@ -145,16 +149,16 @@ def _model_routes() -> list[BaseRoute]:
 def webhook_routes() -> list[BaseRoute]:
     """Webhooks and the messages to them. `secret` and `deliveries` stand before what could be an id."""
     return [
-        Route("/api/v1/webhooks", register_webhook, methods=["POST"]),
+        Route("/api/v1/webhooks", audited("webhook.register", register_webhook), methods=["POST"]),
         Route("/api/v1/webhooks", list_webhooks, methods=["GET"]),
         Route("/api/v1/webhooks/secret", show_secret, methods=["GET"]),
         Route("/api/v1/webhooks/deliveries", list_deliveries, methods=["GET"]),
-        Route("/api/v1/webhooks/deliveries/replay", replay_failed, methods=["POST"]),
+        Route("/api/v1/webhooks/deliveries/replay", audited("delivery.replay", replay_failed), methods=["POST"]),
         Route("/api/v1/webhooks/deliveries/{delivery_id}", get_delivery, methods=["GET"]),
-        Route("/api/v1/webhooks/deliveries/{delivery_id}/replay", replay_delivery, methods=["POST"]),
+        Route("/api/v1/webhooks/deliveries/{delivery_id}/replay", audited("delivery.replay", replay_delivery), methods=["POST"]),
         Route("/api/v1/webhooks/{webhook_id}", get_webhook, methods=["GET"]),
-        Route("/api/v1/webhooks/{webhook_id}", change_webhook, methods=["PATCH"]),
-        Route("/api/v1/webhooks/{webhook_id}", delete_webhook, methods=["DELETE"]),
+        Route("/api/v1/webhooks/{webhook_id}", audited("webhook.change", change_webhook), methods=["PATCH"]),
+        Route("/api/v1/webhooks/{webhook_id}", audited("webhook.delete", delete_webhook), methods=["DELETE"]),
         Route("/api/v1/webhooks/{webhook_id}/test", send_test, methods=["POST"]),
         Route("/admin/api/webhooks", list_webhooks, methods=["GET"]),
     ]
@@ -166,11 +170,11 @@ def config_routes() -> list[BaseRoute]:
     return [
         Route("/admin/api/agents", configs.list_agents, methods=["GET"]),
         Route(agent, configs.get_agent, methods=["GET"]),
-        Route(f"{agent}/config", configs.put_config, methods=["PUT"]),
+        Route(f"{agent}/config", audited("config.push", configs.put_config), methods=["PUT"]),
         Route(f"{agent}/versions", configs.list_versions, methods=["GET"]),
         Route(f"{agent}/versions/{{version}}", configs.get_version, methods=["GET"]),
-        Route(f"{agent}/activate", configs.activate, methods=["POST"]),
-        Route(f"{agent}/rollback", configs.rollback, methods=["POST"]),
+        Route(f"{agent}/activate", audited("config.activate", configs.activate), methods=["POST"]),
+        Route(f"{agent}/rollback", audited("config.rollback", configs.rollback), methods=["POST"]),
         Route(f"{agent}/diff", configs.diff, methods=["POST"]),
         Route(f"{agent}/comparison", configs.get_comparison, methods=["GET"]),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from common.contracts.query import check_id
 from common.errors import InvalidRequest, NotFound
+from common.hotstore.protocol import HotStoreUnavailable
 from heavy.agent.toolbox import is_failure
 from heavy.llm.legs import CallRecord
 from heavy.llm.stores import Wanted
@@ -90,10 +92,11 @@ def wanted(request: Request, tenant: str | None) -> TurnsWanted:
 
 
 async def moved(heavy: Heavy) -> None:
-    """Moves what rules have just answered into the database, as far as that goes at once."""
-    for _ in range(JOURNAL_BATCHES):
-        if not await heavy.mover.move_batch(DIED_SECONDS):
-            return
+    """Moves what rules have just answered into the database, as far as that goes at once; while the hot store is away nothing is moved."""
+    with contextlib.suppress(HotStoreUnavailable):
+        for _ in range(JOURNAL_BATCHES):
+            if not await heavy.mover.move_batch(DIED_SECONDS):
+                return
 
 
 def summary(row: TurnRow) -> dict[str, Any]:

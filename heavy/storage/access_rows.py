@@ -1,4 +1,4 @@
-"""Rows of `api_keys` and `tenants` to dataclasses and back, the same for every dialect."""
+"""Rows of `api_keys`, `tenants` and `admin_audit` to dataclasses and back, the same for every dialect."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from common.contracts.access import KEY_LIMIT_NAMES, OPERATOR, Access, Key, sound_key_limits, sound_limits
 from heavy.storage.rows import Row, from_json, text, to_json
+from heavy.tenants.audit import AuditEntry
 from heavy.tenants.stores import KeyRow, NewKey, TenantRow
 
 
@@ -41,3 +42,15 @@ def access_of(revision: int, required: bool, keys: Iterable[Row], tenants: Itera
     )
     limits = {row.tenant: row.limits for row in map(tenant_of, tenants) if row.tenant != OPERATOR}
     return Access(revision, required, held, limits)
+
+
+def audit_values(entry: AuditEntry) -> tuple[Any, ...]:
+    """The columns of `admin_audit` in their order."""
+    what = (entry.tenant, entry.actor, entry.via, entry.action, entry.subject, entry.detail)
+    return (entry.audit_id, entry.at, *map(text, what))
+
+
+def audit_of(row: Row) -> AuditEntry:
+    """A row of `admin_audit`."""
+    what = (row["tenant"], row["actor"], row["via"], row["action"], row["subject"], row["detail"])
+    return AuditEntry(row["audit_id"], row["at"], *what)

@@ -44,6 +44,17 @@ class SessionRow:
 
 
 @dataclass(frozen=True, slots=True)
+class SoughtSessions:
+    """Which sessions of a tenant are looked for: those that have these values, and that began in [since, until)."""
+
+    user_id: str | None = None
+    agent_id: str | None = None
+    status: str | None = None
+    since: float = 0.0
+    until: float = 1e12
+
+
+@dataclass(frozen=True, slots=True)
 class NewTurn:
     """A turn to accept. `request` and `plan` are JSON objects that are only stored and read back.
 

@@ -17,6 +17,7 @@ from common.contracts.query import Usage
 from common.errors import DependencyUnavailable, LoadsplitError, SessionBusy
 from heavy.llm.stores import LedgerStore
 from heavy.llm.types import Message
+from heavy.tenants.audit import AuditStore
 from heavy.tenants.stores import AccessStore
 from heavy.turns.learned_routes import LearnedStore
 from heavy.turns.rows import (
@@ -28,6 +29,7 @@ from heavy.turns.rows import (
     Note,
     SessionEvent,
     SessionRow,
+    SoughtSessions,
     StoredEvent,
     StoredMessage,
     TimerRow,
@@ -80,6 +82,11 @@ class SessionStore(Protocol):
 
     async def events(self, tenant: str, session_id: str, *, after: int, limit: int) -> Sequence[StoredEvent]:
         """The events with ids above `after`, oldest first."""
+
+    async def page(
+        self, tenant: str, sought: SoughtSessions, *, before: tuple[float, str] | None = None, limit: int
+    ) -> Sequence[SessionRow]:
+        """Sessions, those that began last first; `before` is (created_at, session_id) of the last one of the page before."""
 
     async def transferred(self, tenant: str, *, limit: int) -> Sequence[SessionRow]:
         """Sessions that are with a human or wait for one, the longest waiting first."""
@@ -213,6 +220,7 @@ class Stores(Protocol):
     webhooks: WebhookStore
     deliveries: DeliveryStore
     access: AccessStore
+    audit: AuditStore
     ledger: LedgerStore
     search: TurnSearch
 

@@ -21,6 +21,7 @@ from heavy.jobs.upkeep import UpkeepStore
 from heavy.llm.stores import LedgerStore
 from heavy.storage.migrations import CREATE_TABLE, migrations
 from heavy.storage.postgres.access import PostgresAccess
+from heavy.storage.postgres.audit import PostgresAudit
 from heavy.storage.postgres.configs import PostgresConfigs
 from heavy.storage.postgres.deliveries import PostgresDeliveries
 from heavy.storage.postgres.learned import PostgresLearned
@@ -33,6 +34,7 @@ from heavy.storage.postgres.timers import PostgresTimers
 from heavy.storage.postgres.turns import PostgresTurns
 from heavy.storage.postgres.upkeep import PostgresUpkeep
 from heavy.storage.postgres.webhooks import PostgresWebhooks
+from heavy.tenants.audit import AuditStore
 from heavy.tenants.stores import AccessStore
 from heavy.turns.learned_routes import LearnedStore
 from heavy.turns.search import TurnSearch
@@ -167,6 +169,7 @@ class PostgresStores:
         self.webhooks: WebhookStore = PostgresWebhooks(database)
         self.deliveries: DeliveryStore = PostgresDeliveries(database)
         self.access: AccessStore = PostgresAccess(database)
+        self.audit: AuditStore = PostgresAudit(database)
         self.ledger: LedgerStore = PostgresLedger(database)
         self.search: TurnSearch = PostgresSearch(database)
         self.configs: ConfigStore = PostgresConfigs(database)

@@ -10,7 +10,7 @@ import asyncpg
 from heavy.storage.postgres.task_statements import EMPTY_ITEMS, ERASE, ERASE_ITEMS
 from heavy.storage.postgres.turn_statements import append_events
 from heavy.storage.rows import event_of, event_values, message_json, session_of, stored_message_of, to_json
-from heavy.turns.rows import Note, SessionRow, StoredEvent, StoredMessage
+from heavy.turns.rows import Note, SessionRow, SoughtSessions, StoredEvent, StoredMessage
 
 T = TypeVar("T")
 
@@ -70,6 +70,14 @@ TRANSFERRED = """
 SELECT * FROM sessions WHERE tenant = $1 AND transferred_at IS NOT NULL ORDER BY transferred_at, session_id LIMIT $2
 """
 
+PAGE = """
+SELECT * FROM sessions
+WHERE tenant = $1 AND ($2::text IS NULL OR user_id = $2) AND ($3::text IS NULL OR agent_id = $3) AND ($4::text IS NULL OR status = $4)
+    AND created_at >= $5 AND created_at < $6 AND (created_at, session_id) < ($7, $8)
+ORDER BY created_at DESC, session_id DESC LIMIT $9
+"""
+# Before it stands every session.
+LAST = (1e12, "")
 
 IDLE = "SELECT 1 FROM sessions WHERE tenant = $1 AND session_id = $2 AND updated_at < $3 AND active = 0 FOR UPDATE"
 
@@ -174,6 +182,13 @@ class PostgresSessions:
     async def events(self, tenant: str, session_id: str, *, after: int, limit: int) -> Sequence[StoredEvent]:
         """The events with ids above `after`, oldest first."""
         return [event_of(r) for r in await self._database.fetch(EVENTS, tenant, session_id, after, limit)]
+
+    async def page(
+        self, tenant: str, sought: SoughtSessions, *, before: tuple[float, str] | None = None, limit: int
+    ) -> Sequence[SessionRow]:
+        """Sessions, those that began last first."""
+        values = (tenant, sought.user_id, sought.agent_id, sought.status, sought.since, sought.until, *(before or LAST), limit)
+        return [session_of(r) for r in await self._database.fetch(PAGE, *values)]
 
     async def transferred(self, tenant: str, *, limit: int) -> Sequence[SessionRow]:
         """Sessions that are with a human or wait for one, the longest waiting first."""

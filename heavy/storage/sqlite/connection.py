@@ -23,6 +23,7 @@ from heavy.jobs.upkeep import UpkeepStore
 from heavy.llm.stores import LedgerStore
 from heavy.storage.migrations import CREATE_TABLE, migrations
 from heavy.storage.sqlite.access import SqliteAccess
+from heavy.storage.sqlite.audit import SqliteAudit
 from heavy.storage.sqlite.configs import SqliteConfigs
 from heavy.storage.sqlite.deliveries import SqliteDeliveries
 from heavy.storage.sqlite.learned import SqliteLearned
@@ -35,6 +36,7 @@ from heavy.storage.sqlite.timers import SqliteTimers
 from heavy.storage.sqlite.turns import SqliteTurns
 from heavy.storage.sqlite.upkeep import SqliteUpkeep
 from heavy.storage.sqlite.webhooks import SqliteWebhooks
+from heavy.tenants.audit import AuditStore
 from heavy.tenants.stores import AccessStore
 from heavy.turns.learned_routes import LearnedStore
 from heavy.turns.search import TurnSearch
@@ -196,6 +198,7 @@ class SqliteStores:
         self.webhooks: WebhookStore = SqliteWebhooks(self._reader.run, self._writer.run)
         self.deliveries: DeliveryStore = SqliteDeliveries(self._reader.run, self._writer.run)
         self.access: AccessStore = SqliteAccess(self._reader.run, self._writer.run)
+        self.audit: AuditStore = SqliteAudit(self._reader.run, self._writer.run)
         self.ledger: LedgerStore = SqliteLedger(self._reader.run, self._writer.run)
         self.search: TurnSearch = SqliteSearch(self._reader.run)
         self.configs: ConfigStore = SqliteConfigs(self._reader.run, self._writer.run)

@@ -19,7 +19,7 @@ from heavy.storage.rows import (
 )
 from heavy.storage.sqlite.batches import erase_tasks
 from heavy.storage.sqlite.outbox import add_messages_of_session
-from heavy.turns.rows import ArmTimer, Note, SessionEvent, SessionRow, StoredEvent, StoredMessage
+from heavy.turns.rows import ArmTimer, Note, SessionEvent, SessionRow, SoughtSessions, StoredEvent, StoredMessage
 
 T = TypeVar("T")
 
@@ -66,6 +66,15 @@ WHERE timers.seq <= excluded.seq
 """
 
 TRANSFERRED = "SELECT * FROM sessions WHERE tenant = ? AND transferred_at IS NOT NULL ORDER BY transferred_at, session_id LIMIT ?"
+
+PAGE = """
+SELECT * FROM sessions
+WHERE tenant = ?1 AND (?2 IS NULL OR user_id = ?2) AND (?3 IS NULL OR agent_id = ?3) AND (?4 IS NULL OR status = ?4)
+    AND created_at >= ?5 AND created_at < ?6 AND (created_at, session_id) < (?7, ?8)
+ORDER BY created_at DESC, session_id DESC LIMIT ?9
+"""
+# Before it stands every session.
+LAST = (1e12, "")
 
 
 class Run(Protocol):
@@ -149,6 +158,13 @@ class SqliteSessions:
         """The events with ids above `after`, oldest first."""
         rows = await self._read(lambda c: c.execute(EVENTS, (tenant, session_id, after, limit)).fetchall())
         return [event_of(r) for r in rows]
+
+    async def page(
+        self, tenant: str, sought: SoughtSessions, *, before: tuple[float, str] | None = None, limit: int
+    ) -> Sequence[SessionRow]:
+        """Sessions, those that began last first."""
+        values = (tenant, sought.user_id, sought.agent_id, sought.status, sought.since, sought.until, *(before or LAST), limit)
+        return [session_of(r) for r in await self._read(lambda c: c.execute(PAGE, values).fetchall())]
 
     async def transferred(self, tenant: str, *, limit: int) -> Sequence[SessionRow]:
         """Sessions that are with a human or wait for one, the longest waiting first."""

@@ -152,6 +152,8 @@ PATHS = {
     "/admin/api/stats": {"get"},
     "/admin/api/log-level": {"get", "put", "delete"},
     "/admin/api/purge": {"get"},
+    "/admin/api/sessions": {"get"},
+    "/admin/api/audit": {"get"},
     "/api/v1/health": {"get"},
     "/livez": {"get"},
     "/readyz": {"get"},
