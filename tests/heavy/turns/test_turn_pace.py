@@ -105,7 +105,7 @@ def test_silence_of_an_unknown_agent_says_nothing(it: Watched) -> None:
 
 
 def test_a_wait_is_told_once_with_its_kind(it: Watched) -> None:
-    FirstWord(it.pace, "shop", True).heard("skill")
+    FirstWord(it.pace, "shop", True, 0.0).heard("skill")
     assert list(it.pace._usual) == [SKILL]
 
 
