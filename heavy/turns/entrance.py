@@ -161,6 +161,8 @@ class Entrance:
         self._serve()
         if self.room > 0:
             self._full_since = None
+        if 2 * self.under_way <= self.limit.now:  # it is over: the next time may be another kind of load
+            self._gap = None
 
     def _serve(self) -> None:
         """Gives places that are free to those that wait."""

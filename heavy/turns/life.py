@@ -233,14 +233,14 @@ class Turns:
 
     async def _accept(self, new: NewTurn, *, placed: bool = False) -> tuple[OwnedTurn | TurnRow, bool]:
         """The turn, and whether it is new."""
-        tenant, session_id = new.tenant, new.session_id
+        tenant, session_id, asked_at = new.tenant, new.session_id, time.monotonic()
         with contextlib.nullcontext() if placed else self.entrance.taken():
             peeked, _ = await asyncio.gather(window.peek(self._hotstore, tenant, session_id), self._settle(tenant, session_id))
             accepted = await self._stores.turns.accept(new, owner=self._owner.name, lease_seconds=self._owner.lease_seconds)
             existing = self._owner.get(accepted.turn.turn_id)
             if existing is not None or not accepted.new_turn:
                 return existing or accepted.turn, False  # it came twice: one run, both readers follow it
-            return self._lives.begin(accepted, peeked), True
+            return self._lives.begin(accepted, peeked, asked_at), True
 
     async def _earlier(self, tenant: str, session_id: str, turn_id: str, keyed: Keyed) -> TurnRow | None:
         """What an earlier request with this key has begun within the last day. Raises IdempotencyMismatch."""

@@ -61,9 +61,11 @@ class Lives:
         self._tasks: set[asyncio.Task[None]] = set()
         self._leaving: asyncio.Task[None] | None = None
 
-    def begin(self, accepted: Accepted, peeked: bytes | None) -> OwnedTurn:
-        """Starts a turn that was accepted for this process. `peeked` is its session's hot window, if there is one."""
+    def begin(self, accepted: Accepted, peeked: bytes | None, asked_at: float) -> OwnedTurn:
+        """Starts a turn that was accepted for this process, for which it was asked at that monotonic time. `peeked` is its session's hot
+        window, if there is one."""
         turn = self._own(accepted.turn)
+        turn.asked_at = asked_at
         return self._start(turn, self._live(turn, accepted, peeked))
 
     def go_on(self, row: TurnRow) -> OwnedTurn:
@@ -143,7 +145,8 @@ class Lives:
             if row.cancel_requested and turn.cancelled is None:
                 turn.cancelled = row.cancel_reason or "cancelled"
             if self._owner.pace is not None and row.attempt == 1:
-                turn.first_word = FirstWord(self._owner.pace, row.agent_id, bool(row.request.get("streaming")))
+                began = time.monotonic() if waited else turn.asked_at  # the wait for the session's other turns is no load
+                turn.first_word = FirstWord(self._owner.pace, row.agent_id, bool(row.request.get("streaming")), began)
             agent = await self._agents.of_turn(row.agent_id, row.config_hash)
             run = Run(self._parts, agent, session, row, turn)
             others = await self._run(turn, run, agent.workflow, peeked, request_id)

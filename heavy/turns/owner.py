@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import socket
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class OwnedTurn:
     error: LoadsplitError | None = None
     first_word: FirstWord | None = None
     busy: bool = False
+    asked_at: float = field(default_factory=time.monotonic)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def spoke(self, kind: str) -> None:

@@ -25,13 +25,13 @@ MAX_KINDS = 10_000
 
 
 class FirstWord:
-    """The wait for a turn's first word, from now on."""
+    """The wait for a turn's first word, since the monotonic time `began`."""
 
     __slots__ = ("_agent_id", "_began", "_pace", "_streamed")
 
-    def __init__(self, pace: Pace, agent_id: str, streamed: bool) -> None:
+    def __init__(self, pace: Pace, agent_id: str, streamed: bool, began: float) -> None:
         self._pace, self._agent_id, self._streamed = pace, agent_id, streamed
-        self._began = time.monotonic()
+        self._began = began
 
     def heard(self, kind: str) -> None:
         """It is said; of which kind its action is. To be called once."""

@@ -163,6 +163,20 @@ async def test_a_wait_ends_when_it_is_much_longer_than_was_thought() -> None:
     assert (house.refusals("waited"), house.refusals("full")) == (1, 1)
 
 
+async def test_what_was_slow_is_forgotten_when_it_is_over() -> None:
+    house = House(most=4, patience=0.3)
+    for _ in range(4):
+        await house.come()
+    house.entrance._gap = 60.0
+    assert (await house.refused()).retry_after == 60.0
+    house.owner.end(2)
+    for _ in range(2):
+        await house.come()
+    async with house.queued("acme") as (task,):
+        house.owner.end()
+        await task
+
+
 async def test_time_that_does_not_suffice_for_the_queue() -> None:
     house = House(most=2)
     await house.come()

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from common.contracts.query import Route
+from common.hotstore.memory import MemoryHotStore
 from common.web.adaptive import AdaptiveLimit
+from heavy.turns.log import TurnLog
 from heavy.turns.pace import FirstWord, Pace
+from heavy.turns.telling import Telling
+from tests.support.node import Node
 
 SKILL, FLOW = ("shop", "skill", True), ("shop", "flow", True)
 
@@ -100,5 +105,23 @@ def test_silence_of_an_unknown_agent_says_nothing(it: Watched) -> None:
 
 
 def test_a_wait_is_told_once_with_its_kind(it: Watched) -> None:
-    FirstWord(it.pace, "shop", True).heard("skill")
+    FirstWord(it.pace, "shop", True, 0.0).heard("skill")
     assert list(it.pace._usual) == [SKILL]
+
+
+async def test_a_greeting_is_no_first_word() -> None:
+    heard: list[str] = []
+    told = Telling(TurnLog(MemoryHotStore(), "t_1"), heard.append)
+    told.once("route", Route("heavy", "skill", "talk", "llm"))
+    told.greet("Welcome.\n\n")
+    told.say("")
+    assert (heard, told.text) == ([], "Welcome.\n\n")
+    told.say("Yes.")
+    assert heard == ["skill"]
+    await told.events.flush()
+
+
+async def test_the_turns_of_a_node_are_heard(here: Node) -> None:
+    await here.talking(await here.say("t_1"))
+    assert list(here.turns.entrance.pace._usual) == [("shop", "skill", True)]
+    await here.idle()
