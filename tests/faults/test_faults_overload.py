@@ -85,7 +85,7 @@ def refused(outcomes: list[Outcome]) -> list[Outcome]:
 def test_three_times_the_load(node: Node) -> None:
     """As much is answered as at full load, what is too much is refused at once, rules do not feel it, and afterwards all is as before."""
     full = node.load("house", "full").closed(SLOTS, 1.5)
-    capacity = rate_of(full)
+    capacity = rate_of(full, SLOTS)
     assert refused(full) == []
 
     async def storm() -> tuple[list[Outcome], list[Outcome]]:
@@ -97,7 +97,7 @@ def test_three_times_the_load(node: Node) -> None:
     assert len(gone) > len(stormy) / 4
     assert {o.json["message"] for o in gone} == {BUSY}
     assert statistics.median(o.own_seconds for o in gone) < 0.010
-    assert rate_of(stormy) >= 0.9 * capacity, (rate_of(stormy), capacity)
+    assert rate_of(stormy, SLOTS) >= 0.9 * capacity, (rate_of(stormy, SLOTS), capacity)
     assert max(o.seconds for o in good(stormy)) < 3  # whoever was let in did not wait long
     assert {o.status for o in rules} == {200}
     assert {o.json["route"]["tier"] for o in rules} == {"lightweight"}
