@@ -1,0 +1,124 @@
+"""Thousands of LLM streams open through the split: how many connections of theirs the rule tier holds, and what its throughput loses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import threading
+from contextlib import ExitStack
+from typing import Any
+
+import psutil
+import uvloop
+
+from loadtests import wrk
+from loadtests.http1 import Connection
+from loadtests.rows.stage import LOAD_CPU, Stage
+from loadtests.topologies import Running, Topology, start
+from loadtests.turns_bench import resident
+from loadtests.workflows import STATIC, TURN
+from loadtests.wrk import Asked
+
+HOLD = 600  # seconds; the streams are hung up long before
+AT_ONCE = 50
+
+
+def seconds(stage: Stage) -> float:
+    """How long it takes, about."""
+    return 25 + stage.scale.streams / 150 + 2 * stage.scale.rounds * (max(1, stage.scale.seconds) + 0.5)
+
+
+def measure(stage: Stage) -> None:
+    """Throughput and connections without the streams, with them, and without them again."""
+    scale, found = stage.scale, stage.found
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    wanted = Topology(environ={"LOADSPLIT_MAX_INFLIGHT": str(max(1000, 2 * scale.streams))})
+    with ExitStack() as stack:
+        running = start(stack, stage.folder, wanted)
+        _round(stage, running, "warm")
+        found.figures.clear()
+        for _ in range(scale.rounds):
+            _round(stage, running, "alone")
+        before, memory = _connections(running), resident(running.heavy[0].pid)
+        with Streams(running.port, scale.streams):
+            stage.say(f"{scale.streams} streams are open")
+            found.add("stream_kb", (resident(running.heavy[0].pid) - memory) / scale.streams)
+            for _ in range(scale.rounds):
+                _round(stage, running, "beside")
+            found.add("held", max(0, _connections(running) - before))
+            found.add("heavy.connections", len(psutil.Process(running.heavy[0].pid).net_connections("tcp")))
+        found.add("streams", scale.streams)
+    found.note(
+        "Split 1+1 behind Nginx. `held` is how many more connections the rule tier has with the streams open than without them, each time "
+        "right behind the same load."
+    )
+
+
+def _round(stage: Stage, running: Running, figure: str) -> None:
+    scale = stage.scale
+    url = f"http://127.0.0.1:{running.lightweight_ports[0]}/api/v1/query"
+    rate, _ = wrk.run(url, Asked([STATIC], sessions=100), stage.folder, scale.seconds, scale.connections, LOAD_CPU)
+    stage.found.add(f"{figure}.rate", rate)
+    rate, p99 = wrk.run(running.query, Asked([STATIC], sessions=100), stage.folder, scale.seconds, scale.connections, LOAD_CPU)
+    stage.found.add(f"{figure}.front_rate", rate)
+    stage.found.add(f"{figure}.front_p99_ms", p99)
+
+
+def _connections(running: Running) -> int:
+    """Connections that clients of the rule tier have with it now."""
+    process, port = psutil.Process(running.lightweight[0].pid), running.lightweight_ports[0]
+    return sum(c.status == psutil.CONN_ESTABLISHED and c.laddr.port == port for c in process.net_connections("tcp"))
+
+
+class Streams:
+    """So many open streams that have had their first delta, held by a thread. Leaving the context hangs up."""
+
+    def __init__(self, port: int, count: int) -> None:
+        self._port, self._count = port, count
+        self._open, self._over = threading.Event(), threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Streams:
+        self._thread.start()
+        self._open.wait()
+        if self._error is not None:
+            raise RuntimeError(f"the streams could not be opened: {self._error}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        os.sched_setaffinity(threading.get_native_id(), {LOAD_CPU})
+        try:
+            uvloop.run(self._hold())
+        except (OSError, EOFError, RuntimeError) as error:
+            self._error = error
+        finally:
+            self._open.set()
+
+    async def _hold(self) -> None:
+        held: list[Any] = []
+        try:
+            for first in range(0, self._count, AT_ONCE):
+                held += await asyncio.gather(*(self._stream(first + n) for n in range(min(AT_ONCE, self._count - first))))
+            self._open.set()
+            await asyncio.to_thread(self._over.wait)
+        finally:
+            for connection, _ in held:
+                connection.close()
+
+    async def _stream(self, number: int) -> tuple[Connection, Any]:
+        connection = Connection(self._port)
+        await connection.open()
+        body = json.dumps({"message": f"{TURN}, hold {HOLD}", "session_id": f"held-{number}"}).encode()
+        stream, seen = connection.stream("/api/v1/query/stream", body, {}), b""
+        async for data in stream:
+            seen += data
+            if b"event: text" in seen:
+                return connection, stream
+        raise RuntimeError(f"a stream ended: {seen[-300:]!r}")
