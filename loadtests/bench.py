@@ -30,7 +30,7 @@ from loadtests import machine
 from loadtests.members import MARK, marked
 from loadtests.reporting.document import write_report
 from loadtests.rows import section_of, sections
-from loadtests.rows.stage import SCALES, Found, Scale, Stage, given, save
+from loadtests.rows.stage import PROGRESS, SCALES, Found, Scale, Stage, given, save
 
 REPORTS = Path(__file__).with_name("reports")
 TOOLS = {"wrk": "wrk", "taskset": "util-linux", "nginx": "nginx", "redis-server": "redis-server"}
@@ -160,13 +160,12 @@ def run_section(name: str, folder: Path, seconds: float, files: dict[str, Path])
     command += [part for key, path in files.items() for part in (f"--{key}", str(path))]
     began, log = time.monotonic(), folder / "raw" / f"{name}.log"
     with log.open("w") as errors:
-        child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        killer = _Killer(child, PATIENCE * seconds + PATIENCE_MORE)
-        for line in child.stderr or ():
-            errors.write(line)
-            if line.startswith("    "):
-                print(line, end="", file=sys.stderr, flush=True)
-        child.wait()
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+            killer = _Killer(child, PATIENCE * seconds + PATIENCE_MORE)
+            for line in child.stderr or ():
+                errors.write(line)
+                if line.startswith(PROGRESS):
+                    print(line, end="", file=sys.stderr, flush=True)
         killer.cancel()
     for pid, _ in marked(mark):
         with contextlib.suppress(ProcessLookupError):

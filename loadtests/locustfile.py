@@ -10,7 +10,7 @@ from typing import Any
 
 from locust import events
 
-from loadtests import recorder, shapes
+from loadtests import locust_shape, recorder, shapes
 from loadtests.users import AgentTurnUser, ConversationUser, FlowUser, RealTextUser, RuleUser, StreamUser, TaskUser
 
 __all__ = ["AgentTurnUser", "ConversationUser", "FlowUser", "RealTextUser", "RuleUser", "StreamUser", "TaskUser", "recorder"]
@@ -28,5 +28,5 @@ def shape(environment: Any, **_: Any) -> None:
     """Gives the environment the shape that was asked for; a worker does as its master says."""
     options = environment.parsed_options
     if options is not None and options.shape and not options.worker:
-        environment.shape_class = shapes.Shaped(options.shape, options.num_users or 10, float(options.run_time or 60))
+        environment.shape_class = locust_shape.Shaped(options.shape, options.num_users or 10, float(options.run_time or 60))
         environment.shape_class.runner = environment.runner

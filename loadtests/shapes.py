@@ -1,11 +1,11 @@
-"""How the number of users changes over a Locust run: ramp, spike, soak. Arrivals of a file are replayed by loadtests/replay.py instead."""
+"""How the number of users changes over a run: ramp, spike, soak. It knows no Locust; loadtests/locust_shape.py gives it to Locust. Arrivals
+of a file are replayed by loadtests/replay.py instead.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-
-from locust import LoadTestShape
 
 CALM, BUSY = 0.2, (0.4, 0.6)  # of the peak; of the time, during which a spike lasts
 RISE = 0.05  # of the time, in which a soak comes to its number
@@ -29,17 +29,8 @@ def soak(part: float) -> float:
 SHAPES: dict[str, Callable[[float], float]] = {"ramp": ramp, "spike": spike, "soak": soak}
 
 
-class Shaped(LoadTestShape):
-    """A shape with its peak of users and its length in seconds."""
-
-    def __init__(self, name: str, peak: int, seconds: float) -> None:
-        super().__init__()
-        self._share, self._peak, self._seconds = SHAPES[name], peak, seconds
-
-    def tick(self) -> tuple[int, float] | None:
-        """(users, users a second to get there), None at the end. Locust asks once a second."""
-        at = self.get_run_time()
-        if at >= self._seconds:
-            return None
-        users = max(1, math.ceil(self._share(at / self._seconds) * self._peak))
-        return users, float(max(self._peak, 1))
+def users_at(name: str, peak: int, seconds: float, at: float) -> int | None:
+    """How many users there are after so many seconds, at least one; None behind the end."""
+    if at >= seconds:
+        return None
+    return max(1, math.ceil(SHAPES[name](at / seconds) * peak))

@@ -26,13 +26,13 @@ TURNS_AT_ONCE = 16
 
 def seconds(stage: Stage) -> float:
     """How long it takes, about."""
-    return len(ALL) * (12 + 3 * max(1, stage.scale.seconds))
+    return len(_wanted(stage)) * (8 + 3 * max(1, stage.scale.seconds))
 
 
 def measure(stage: Stage) -> None:
     """Each in turn: rules, rules with a call, LLM turns."""
     rows: list[list[object]] = [["deployment", "rules/s", "rules with a call/s", "LLM turns/s", "memory of the tiers, MB"]]
-    for number, wanted in enumerate(ALL):
+    for number, wanted in enumerate(_wanted(stage)):
         rates = _rates(stage, wanted, number)
         rows.append([wanted.name(), *rates])
         for name, value in zip(("rules", "flows", "turns", "rss_mb"), rates, strict=True):
@@ -45,6 +45,11 @@ def measure(stage: Stage) -> None:
         "One run each, nothing pinned: load generators, stores and stand-ins take their part of the same cores, so these figures "
         "compare the deployments and are no ceilings. Splits are asked through Nginx."
     )
+
+
+def _wanted(stage: Stage) -> tuple[Topology, ...]:
+    """All of them, or of a short scale the smallest alone."""
+    return ALL if stage.scale.rounds > 1 else ALL[:1]
 
 
 def _rates(stage: Stage, wanted: Topology, number: int) -> list[float]:

@@ -15,8 +15,8 @@ from loadtests.rows.stage import LOAD_CPU, Stage
 
 def seconds(stage: Stage) -> float:
     """How long it takes, about."""
-    doors = 3 if stage.litellm else 2
-    return 15 + doors * (stage.scale.rounds * 4 * stage.scale.seconds + 12) + stage.scale.rounds * 3 * (stage.scale.seconds + 1.5)
+    scale, doors = stage.scale, 3 if stage.litellm else 2
+    return 8 + doors * (4 * scale.rounds * scale.seconds + 8) + 3 * scale.rounds * (scale.seconds + 0.7)
 
 
 def measure(stage: Stage) -> None:

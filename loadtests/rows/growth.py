@@ -46,9 +46,9 @@ FROM generate_series({first}, {last}) n, generate_series(1, {turns}) t, generate
 def seconds(stage: Stage) -> float:
     """How long it takes, about."""
     scale = stage.scale
-    each = 1 + _rounds(stage) * (max(1, scale.seconds) + 0.6)
-    fill = sum(scale.sessions) / 15_000
-    return len(scale.rules) * (each + 4) + len(scale.agents) * (each + 6) + fill + 20 + (len(scale.sessions) + len(scale.messages)) * each
+    starts, others = len(scale.rules) + len(scale.agents), len(scale.sessions) + len(scale.messages)
+    load = (_rounds(stage) + 1) * (max(1, scale.seconds) + 0.3)
+    return 12 + scale.sessions[-1] / 30_000 + 3 * starts + (starts + others) * load
 
 
 def measure(stage: Stage) -> None:

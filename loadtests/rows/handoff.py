@@ -27,7 +27,7 @@ AT_ONCE = 50
 
 def seconds(stage: Stage) -> float:
     """How long it takes, about."""
-    return 25 + stage.scale.streams / 150 + 2 * stage.scale.rounds * (max(1, stage.scale.seconds) + 0.5)
+    return 10 + stage.scale.streams / 150 + 2 * (2 * stage.scale.rounds + 1) * (max(1, stage.scale.seconds) + 0.2)
 
 
 def measure(stage: Stage) -> None:

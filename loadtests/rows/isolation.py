@@ -19,7 +19,7 @@ from loadtests.topologies import Topology, flow_api, reference, stand_in_llm, st
 from loadtests.workflows import STATIC, TURN, write_workflow
 
 TIMES = 3
-CALIBRATION = 4.0
+CALIBRATION = 3.0
 PROBES, PRESSERS = 16, 256
 SLOW_TURN = f"{TURN}, wait 50"  # milliseconds that its LLM takes
 SEED_FLOWS = 100
@@ -27,7 +27,7 @@ SEED_FLOWS = 100
 
 def seconds(stage: Stage) -> float:
     """How long it takes, about."""
-    return 3 * (2 * stage.scale.idle_seconds + stage.scale.pressure_seconds + 2 * CALIBRATION + 8)
+    return 3 * (2 * stage.scale.idle_seconds + stage.scale.pressure_seconds + CALIBRATION + 6)
 
 
 def measure(stage: Stage) -> None:

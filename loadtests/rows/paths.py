@@ -36,7 +36,7 @@ class Server:
 
 def seconds(stage: Stage) -> float:
     """How long it takes, about."""
-    return 35 + 15 * stage.scale.rounds * (max(1, stage.scale.seconds) + 0.4)
+    return 18 + 15 * stage.scale.rounds * (max(1, stage.scale.seconds) + 0.2)
 
 
 def measure(stage: Stage) -> None:

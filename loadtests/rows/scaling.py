@@ -22,14 +22,13 @@ from loadtests.workflows import STATIC, TURN
 from loadtests.wrk import Asked
 
 SHARE = 0.08  # of a core for each replica: eight of them leave room on their core
-WARM = 2.0
 TURNS_AT_ONCE = 6  # for each replica
 
 
 def seconds(stage: Stage) -> float:
     """How long it takes, about."""
-    most = max(stage.scale.replicas)
-    return 2 * (20 + 3 * most + len(stage.scale.replicas) * (WARM + _rounds(stage) * (_seconds(stage) + 1)))
+    points = len(stage.scale.replicas)
+    return 2 * (10 + 1.2 * max(stage.scale.replicas) + points * (_rounds(stage) + 1) * (_seconds(stage) + 0.3))
 
 
 def measure(stage: Stage) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 SERVER_CPU, LOAD_CPU = 0, 1
+PROGRESS = "    · "  # what a line for the person who waits begins with
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Scale:
     rounds: int
     seconds: float
     connections: int = 32
+    matched: tuple[int, ...] = (10, 100, 1_000, 10_000)
     rules: tuple[int, ...] = (10, 100, 1_000, 10_000)
     agents: tuple[int, ...] = (1, 10, 100, 1_000)
     sessions: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
@@ -32,7 +34,7 @@ class Scale:
     streams: int = 2_000
     crowd: int = 1_000
     memory_streams: int = 500
-    idle_seconds: float = 15
+    idle_seconds: float = 10
     pressure_seconds: float = 60
     probe_rate: float = 100
     scenario_seconds: int = 30
@@ -40,11 +42,12 @@ class Scale:
     soak_seconds: float = 1_200
 
 
-FULL = Scale("full", rounds=5, seconds=2)
+FULL = Scale("full", rounds=5, seconds=1.5)
 QUICK = Scale(
     "quick",
-    rounds=2,
-    seconds=1,
+    rounds=1,
+    seconds=0.8,
+    matched=(1_000, 10_000),
     rules=(10, 1_000),
     agents=(1, 100),
     sessions=(1_000, 10_000),
@@ -53,10 +56,10 @@ QUICK = Scale(
     streams=200,
     crowd=200,
     memory_streams=100,
-    idle_seconds=4,
-    pressure_seconds=8,
-    scenario_seconds=10,
-    activations=20,
+    idle_seconds=2.5,
+    pressure_seconds=5,
+    scenario_seconds=5,
+    activations=10,
     soak_seconds=30,
 )
 TINY = Scale(
@@ -64,6 +67,7 @@ TINY = Scale(
     rounds=1,
     seconds=0.5,
     connections=4,
+    matched=(10, 20),
     rules=(10, 20),
     agents=(1, 2),
     sessions=(10, 20),
@@ -132,7 +136,7 @@ class Stage:
 
     def say(self, words: str) -> None:
         """A line of progress."""
-        print(f"    {words}", file=sys.stderr, flush=True)
+        print(f"{PROGRESS}{words}", file=sys.stderr, flush=True)
 
     def subfolder(self, name: str) -> Path:
         """A new folder of the stage, which servers of other users may enter."""

@@ -10,12 +10,10 @@ import uvloop
 from loadtests import turns_bench
 from loadtests.rows.stage import LOAD_CPU, Stage
 
-HELD = 25  # seconds that the mock keeps its streams open
-
 
 def seconds(stage: Stage) -> float:
     """How long it takes, about."""
-    return 20 + stage.scale.rounds * (8 * stage.scale.seconds + 5) + HELD
+    return 10 + stage.scale.rounds * (8 * stage.scale.seconds + 3) + stage.scale.memory_streams / 50
 
 
 def measure(stage: Stage) -> None:
