@@ -96,7 +96,8 @@ def measured(options: argparse.Namespace) -> int:
         bar = "█" * round(20 * (number - 1) / len(plan))
         print(f"[{bar:<20}] {number}/{len(plan)} {name}, about {_minutes(seconds)}; {_minutes(left)} left", file=sys.stderr, flush=True)
         run_section(name, folder, seconds, files(options))
-        write_report(folder)
+        if number < len(plan):
+            write_report(folder)
     print(f"took {_minutes(time.monotonic() - began)}", file=sys.stderr)
     return written(folder)
 

@@ -4,13 +4,12 @@ their fences.
 
 from __future__ import annotations
 
-import subprocess
-
+from loadtests.programs import output_of
 from loadtests.split import program
 
 
 def sql(database: str, statements: str) -> None:
-    """Runs statements. Raises RuntimeError with the first line of what is wrong."""
+    """Runs statements. Raises RuntimeError with the last line of what is wrong."""
     _psql(database, statements)
 
 
@@ -21,13 +20,9 @@ def rows(database: str, query: str) -> list[list[str]]:
 
 def _psql(database: str, statements: str, *more: str) -> str:
     command = [program("psql"), database, "-X", "-q", "-v", "ON_ERROR_STOP=1", *more]
-    done = subprocess.run(command, input=statements, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"psql: {(done.stderr.strip().splitlines() or [''])[0]}")
-    return done.stdout
+    return output_of(command, given=statements)
 
 
 def redis(port: int, *words: str) -> str:
     """A command's reply as text."""
-    done = subprocess.run([program("redis-cli"), "-p", str(port), *words], capture_output=True, text=True, check=True)
-    return done.stdout
+    return output_of([program("redis-cli"), "-p", str(port), *words])

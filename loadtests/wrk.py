@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from loadtests.programs import output_of
 
 _RATE = re.compile(r"Requests/sec:\s+([\d.]+)")
 _P99 = re.compile(r"99%\s+([\d.]+)(us|ms|s)")
@@ -31,7 +32,7 @@ def run(url: str, asked: Asked, folder: Path, seconds: float, connections: int, 
     script = folder / "post.lua"
     script.write_text(_script(asked))
     command = ["taskset", "-c", str(cpu), "wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency", "-s", str(script)]
-    output = subprocess.run([*command, url], capture_output=True, text=True, check=True).stdout
+    output = output_of([*command, url])
     if bad := _BAD.search(output):
         raise RuntimeError(f"{url}: {bad.group()}")
     rate, p99 = _RATE.search(output), _P99.search(output)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from contextlib import ExitStack
 
 from loadtests import asking, wrk
+from loadtests.programs import json_of
 from loadtests.rows.stage import Plot, Stage
 from loadtests.topologies import Topology, start
 from loadtests.turns_bench import resident
@@ -60,7 +59,7 @@ def _rates(stage: Stage, wanted: Topology, number: int) -> list[float]:
             wrk.run(running.query, Asked([text], sessions=100), folder, scale.seconds, scale.connections, 0)[0] for text in (STATIC, FLOW)
         ]
         command = asking.command(running.port, TURN, max(1.0, scale.seconds), connections=TURNS_AT_ONCE, cpu=None)
-        samples = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["samples"]
+        samples = json_of(command)["samples"]
         done = [at + ms / 1000 for at, ms, status in samples if status == 200]
         if len(done) < len(samples):
             raise RuntimeError(f"{wanted.name()}: {len(samples) - len(done)} of {len(samples)} turns failed")

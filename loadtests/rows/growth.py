@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from loadtests import wrk
 from loadtests.asking import command
+from loadtests.programs import json_of
 from loadtests.rows.paths import varied
 from loadtests.rows.stage import LOAD_CPU, SERVER_CPU, Plot, Stage
 from loadtests.stores_seen import redis, sql
@@ -165,7 +165,7 @@ def _stored(stack: ExitStack, stage: Stage, folder: Path, sizes: Sequence[int]) 
 def _turns(stage: Stage, running: Running, sessions: int) -> float:
     """Turns a second in so many sessions in turn."""
     wanted = command(running.port, TURN, max(1.0, stage.scale.seconds), connections=16, sessions=sessions, cpu=LOAD_CPU)
-    samples = json.loads(subprocess.run(wanted, capture_output=True, text=True, check=True).stdout)["samples"]
+    samples = json_of(wanted)["samples"]
     failed = [status for _, _, status in samples if status != 200]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(samples)} turns failed, the first with {failed[0]}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtests import asking
+from loadtests.programs import json_of, output_of
 from loadtests.rows.stage import LOAD_CPU, SERVER_CPU, Plot, Stage, over_time, percentile
 from loadtests.topologies import Topology, flow_api, reference, stand_in_llm, start
 from loadtests.workflows import STATIC, TURN, write_workflow
@@ -97,7 +98,7 @@ def _under_pressure(stage: Stage, name: str, port: int, cpu: int, folder: Path) 
             "--out",
             str(folder / "press.json"),
         ]
-        subprocess.run(delayed, check=True)
+        output_of(delayed)
         if probing.wait(120):
             raise RuntimeError(f"{name}: the probe broke")
     finally:
@@ -126,8 +127,7 @@ def _became(pressed: dict[str, Any], seconds: float, capacity: float) -> dict[st
 def _capacity(port: int) -> float:
     """Turns a second, as fast as connections that wait for their answers allow."""
     command = asking.command(port, SLOW_TURN, CALIBRATION, connections=64, cpu=LOAD_CPU)
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    samples = json.loads(done.stdout)["samples"]
+    samples = json_of(command)["samples"]
     return float(sum(status == 200 for _, _, status in samples) / CALIBRATION)
 
 

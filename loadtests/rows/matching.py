@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 
+from loadtests.programs import json_of
 from loadtests.rows.stage import SERVER_CPU, Plot, Stage
 
 
@@ -22,8 +21,7 @@ def measure(stage: Stage) -> None:
     curves: dict[str, list[list[float]]] = {"mean": [], "p99": []}
     for rules in stage.scale.matched:
         for _ in range(stage.scale.rounds):
-            done = subprocess.run([*command, "--rules", str(rules)], capture_output=True, text=True, check=True)
-            figures = json.loads(done.stdout)
+            figures = json_of([*command, "--rules", str(rules)])
             for name in ("mean_us", "p50_us", "p99_us", "compile_s", "memory_mb"):
                 stage.found.add(f"{rules}.{name}", figures[name])
         for name, line in curves.items():

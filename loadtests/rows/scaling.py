@@ -6,15 +6,14 @@ efficiency.
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from loadtests import asking, wrk
+from loadtests.programs import json_of
 from loadtests.quota import limited
 from loadtests.rows.stage import LOAD_CPU, SERVER_CPU, Plot, Stage
 from loadtests.topologies import Running, Topology, nginx_front, start
@@ -85,8 +84,7 @@ def _rules(stage: Stage, running: Running, port: int, replicas: int, folder: Pat
 
 def _turns(stage: Stage, running: Running, port: int, replicas: int, folder: Path) -> float:
     command = asking.command(port, TURN, _seconds(stage) + 1, connections=TURNS_AT_ONCE * replicas, cpu=LOAD_CPU)
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    samples = json.loads(done.stdout)["samples"]
+    samples = json_of(command)["samples"]
     failed = [status for _, _, status in samples if status != 200]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(samples)} turns failed, the first with {failed[0]}")

@@ -50,7 +50,7 @@ def _users(stage: Stage) -> None:
             master = [*common, "--master", "--master-bind-port", bind, "--expect-workers", str(WORKERS), "--shape", "ramp", *files]
             length = ["-u", str(USERS), "-t", f"{stage.scale.scenario_seconds}s", "--csv", str(folder / "users")]
             _locust(folder, [*master, *length, "--csv-full-history"])
-    rows = list(csv.DictReader((folder / "users_stats.csv").open(newline="")))
+    rows = list(csv.DictReader((folder / "users_stats.csv").read_text().splitlines()))
     stage.found.tables[f"Up to {USERS} users, split 1+1 behind Nginx, {WORKERS} Locust workers"] = [HEAD, *map(_row, rows)]
     for row in rows:
         stage.found.add(f"users.{row['Name']}.p99_ms", float(row["99%"] or 0))
@@ -76,7 +76,7 @@ def _history(stage: Stage, path: Path) -> None:
     """Percentiles of all requests over the run, of the ten seconds before each point."""
     plot = Plot("Latency while the users grow in number", "seconds", "ms", log_y=True)
     began: float | None = None
-    for row in csv.DictReader(path.open(newline="")):
+    for row in csv.DictReader(path.read_text().splitlines()):
         if row["Name"] != "Aggregated" or row["50%"] in ("N/A", ""):
             continue
         began = began if began is not None else float(row["Timestamp"])

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from loadtests import asking
+from loadtests.programs import json_of
 from loadtests.rows.stage import LOAD_CPU, SERVER_CPU, Plot, Stage, over_time
 from loadtests.stores_seen import redis, rows
 from loadtests.topologies import Running, Topology, start
@@ -69,7 +70,7 @@ def measure(stage: Stage) -> None:
 
 def _rate(running: Running, text: str, connections: int, cpu: int) -> float:
     command = asking.command(running.port, text, CALIBRATION, connections=connections, cpu=cpu)
-    samples = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["samples"]
+    samples = json_of(command)["samples"]
     return float(sum(status == 200 for _, _, status in samples) / CALIBRATION)
 
 

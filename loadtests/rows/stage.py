@@ -56,10 +56,10 @@ QUICK = Scale(
     streams=200,
     crowd=200,
     memory_streams=100,
-    idle_seconds=2.5,
+    idle_seconds=2,
     pressure_seconds=5,
-    scenario_seconds=5,
-    activations=10,
+    scenario_seconds=4,
+    activations=6,
     soak_seconds=30,
 )
 TINY = Scale(
