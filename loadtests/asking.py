@@ -22,13 +22,15 @@ import uvloop
 
 HUNG_UP = 0
 PATIENCE = 30.0
+STRIDE = 7919  # from one session to the next: a prime, so that all are met, and neighbours not one after another
 
 
 class Loop:
     """The requests and what became of them. `sessions` 0 gives each request a session of its own."""
 
-    def __init__(self, port: int, message: str, sessions: int, *, wait_for_late: bool = True, thin: int = 1) -> None:
+    def __init__(self, port: int, message: str, sessions: int, *, wait_for_late: bool = True, thin: int = 1, prefix: str = "ask-") -> None:
         self._port, self._message, self._sessions, self._wait, self._thin = port, message, sessions, wait_for_late, thin
+        self._prefix = prefix
         self.done = 0
         self._free: asyncio.Queue[_Line] = asyncio.Queue()
         self._asked = 0
@@ -36,13 +38,13 @@ class Loop:
         self.late = 0
         self._began = time.perf_counter()
 
-    async def run(self, rate: float, seconds: float, connections: int) -> None:
-        """At a rate (requests a second; 0: as fast as the connections allow)."""
+    async def run(self, rate: float, seconds: float, connections: int, count: int = 0) -> None:
+        """At a rate (requests a second; 0: as fast as the connections allow), at most so many unless 0."""
         for _ in range(connections):
             self._free.put_nowait(_Line(self._port))
         self._began = time.perf_counter()
         if not rate:
-            await asyncio.gather(*(self._closed(seconds) for _ in range(connections)))
+            await asyncio.gather(*(self._closed(seconds, count) for _ in range(connections)))
             return
         tasks: set[asyncio.Task[None]] = set()
         for number in range(int(rate * seconds)):
@@ -58,8 +60,8 @@ class Loop:
         for task in tasks:
             task.cancel()
 
-    async def _closed(self, seconds: float) -> None:
-        while (at := time.perf_counter() - self._began) < seconds:
+    async def _closed(self, seconds: float, count: int) -> None:
+        while (at := time.perf_counter() - self._began) < seconds and not (count and self._asked >= count):
             await self._one(at)
 
     async def _one(self, due: float) -> None:
@@ -75,7 +77,7 @@ class Loop:
 
     def _body(self) -> bytes:
         self._asked += 1
-        session = f"ask-{time.time_ns() if not self._sessions else self._asked % self._sessions}"
+        session = f"{self._prefix}{time.time_ns() if not self._sessions else self._asked * STRIDE % self._sessions}"
         return json.dumps({"message": self._message, "session_id": session}, ensure_ascii=False).encode()
 
 
@@ -142,13 +144,19 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rate", type=float, default=0, help="requests a second; 0: as fast as the connections allow")
     parser.add_argument("--connections", type=int, default=8)
-    parser.add_argument("--sessions", type=int, default=0, help="so many sessions in turn; 0: a new one for each request")
+    parser.add_argument(
+        "--sessions", type=int, default=0, help="so many sessions in turn, far from each other; 0: a new one for each request"
+    )
     parser.add_argument("--drop-late", action="store_true", help="drop what is due while all connections are busy")
+    parser.add_argument("--count", type=int, default=0, help="without a rate: at most so many requests")
+    parser.add_argument("--prefix", default="ask-", help="of the names of the sessions")
     parser.add_argument("--thin", type=int, default=1, help="keep one of so many samples that went well")
     parser.add_argument("--out", type=Path, help="write there instead")
     options = parser.parse_args()
-    loop = Loop(options.port, options.message, options.sessions, wait_for_late=not options.drop_late, thin=options.thin)
-    uvloop.run(until_told(loop.run(options.rate, options.seconds, options.connections)))
+    loop = Loop(
+        options.port, options.message, options.sessions, wait_for_late=not options.drop_late, thin=options.thin, prefix=options.prefix
+    )
+    uvloop.run(until_told(loop.run(options.rate, options.seconds, options.connections, options.count)))
     text = json.dumps({"samples": loop.samples, "late": loop.late, "done": loop.done})
     if options.out:
         options.out.write_text(text)

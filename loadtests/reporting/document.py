@@ -19,6 +19,7 @@ from loadtests.rows import sections
 from loadtests.rows.stage import text
 
 Raws = Mapping[str, Mapping[str, Any]]
+QUIET = 0.7  # load average at the start up to which a machine counts as quiet
 TITLES = {**sections(), "soak": "soak"}
 
 
@@ -43,6 +44,10 @@ def _head(report: Report, options: Mapping[str, Any], raws: Raws, verdicts: Sequ
     counts = {status: sum(v.status == status for v in verdicts) for status in ("pass", "fail", "broken", "not run")}
     report.paragraph("; ".join(f"{count} {status}" for status, count in counts.items() if count) + f", of {len(verdicts)} promises.")
     rows = [["", ""], *([name, str(value)] for name, value in options["machine"].items())]
+    if float(options["machine"].get("load at the start", "0").split()[0]) > QUIET:
+        report.paragraph(
+            "Other work ran on this machine when the bench began: absolute figures, and rows at a bound, are not to be trusted."
+        )
     took = sum(raw["seconds"] for raw in raws.values())
     rows += [["scale", options["scale"]], ["took", f"{took / 60:.1f} min"]]
     rows += [[name, options[name]] for name in ("messages", "arrivals", "litellm", "soak") if options.get(name)]
@@ -84,7 +89,8 @@ def _failures(report: Report, verdicts: Sequence[Verdict], raws: Raws) -> None:
     missed = [
         v for v in verdicts if v.status in ("fail", "broken") or (v.status == "not run" and v.promise.measured.partition("/")[0] in raws)
     ]
-    broken = [name for name, raw in raws.items() if raw["status"] == "broken"]
+    told = {v.promise.measured.partition("/")[0] for v in missed if v.status == "broken"}
+    broken = [name for name, raw in raws.items() if raw["status"] == "broken" and name not in told]
     if not missed and not broken:
         return
     report.heading("What is not kept")
