@@ -27,7 +27,7 @@ PAUSE = 0.02
 
 def seconds(stage: Stage) -> float:
     """How long it takes, about."""
-    return 12 + 0.6 * stage.scale.activations
+    return 12 + 1.2 * stage.scale.activations
 
 
 def measure(stage: Stage) -> None:

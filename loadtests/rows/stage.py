@@ -59,7 +59,7 @@ QUICK = Scale(
     idle_seconds=2,
     pressure_seconds=4.5,
     scenario_seconds=4,
-    activations=6,
+    activations=3,
     soak_seconds=30,
 )
 TINY = Scale(
