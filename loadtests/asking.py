@@ -14,13 +14,13 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
-HUNG_UP = 0
+HUNG_UP, REFUSED = 0, (429, 503)
 PATIENCE = 30.0
 STRIDE = 7919  # from one session to the next: a prime, so that all are met, and neighbours not one after another
 
@@ -117,6 +117,15 @@ class _Line:
             with contextlib.suppress(OSError):
                 self._writer.close()
         self._reader = self._writer = None
+
+
+def rate_of(samples: Sequence[tuple[float, float, int]]) -> float:
+    """Answers a second. A server that is full may refuse (429, 503). Raises RuntimeError for anything else, and without an answer."""
+    wrong = [status for _, _, status in samples if status not in (200, *REFUSED)]
+    done = [at + ms / 1000 for at, ms, status in samples if status == 200]
+    if wrong or not done:
+        raise RuntimeError(f"{len(wrong)} of {len(samples)} requests failed, {len(done)} were answered; statuses {sorted(set(wrong))}")
+    return len(done) / max(done)
 
 
 async def until_told(work: Coroutine[Any, Any, None]) -> None:

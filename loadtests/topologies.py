@@ -68,6 +68,7 @@ class Running:
     redis_port: int = 0
     database: str = ""
     llm_port: int = 0
+    front: Path = Path()  # Nginx's folder
     api: str = ""
 
     @property
@@ -119,6 +120,7 @@ def start(stack: ExitStack, folder: Path, wanted: Topology) -> Running:
         getattr(running, f"{role}_ports").append(port)
     if wanted.front:
         running.port = nginx_front(stack, folder, running.lightweight_ports, running.heavy_ports, wanted.front_cpu)
+        running.front = folder / f"nginx-{running.port}"
     else:
         running.port = (running.lightweight_ports or running.heavy_ports)[0]
     return running

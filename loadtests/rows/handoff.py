@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import resource
 import threading
 from contextlib import ExitStack
@@ -15,13 +16,14 @@ import uvloop
 
 from loadtests import wrk
 from loadtests.http1 import Connection
+from loadtests.http_once import get
 from loadtests.rows.stage import LOAD_CPU, Stage
 from loadtests.topologies import Running, Topology, start
 from loadtests.turns_bench import resident
 from loadtests.workflows import STATIC, TURN
 from loadtests.wrk import Asked
 
-HOLD = 600  # seconds; the streams are hung up long before
+DRIPS = 1000  # words, one every five seconds; the streams are hung up long before
 AT_ONCE = 50
 
 
@@ -41,18 +43,23 @@ def measure(stage: Stage) -> None:
         found.figures.clear()
         for _ in range(scale.rounds):
             _round(stage, running, "alone")
-        before, memory = _connections(running), resident(running.heavy[0].pid)
+        memory = resident(running.heavy[0].pid)
         with Streams(running.port, scale.streams):
             stage.say(f"{scale.streams} streams are open")
             found.add("stream_kb", (resident(running.heavy[0].pid) - memory) / scale.streams)
             for _ in range(scale.rounds):
                 _round(stage, running, "beside")
-            found.add("held", max(0, _connections(running) - before))
+            connections, idle = _connections(running), _kept_by_nginx(running)
+            found.add("held", max(0, connections - idle, _under_way(running.lightweight_ports[0], "lightweight")))
+            found.add("lightweight.connections", connections)
             found.add("heavy.connections", len(psutil.Process(running.heavy[0].pid).net_connections("tcp")))
-        found.add("streams", scale.streams)
+            still = _under_way(running.heavy_ports[0], "heavy")
+            if still < 0.99 * scale.streams:
+                raise RuntimeError(f"only {still} of {scale.streams} streams were still open at the end")
+        found.add("streams", still)
     found.note(
-        "Split 1+1 behind Nginx. `held` is how many more connections the rule tier has with the streams open than without them, each time "
-        "right behind the same load."
+        "Split 1+1 behind Nginx, an LLM that says a word every five seconds. `held` is the greater of two: the requests that the rule tier "
+        f"has under way when nothing but the streams is open, and its connections beyond the {idle} idle ones that Nginx keeps."
     )
 
 
@@ -70,6 +77,21 @@ def _connections(running: Running) -> int:
     """Connections that clients of the rule tier have with it now."""
     process, port = psutil.Process(running.lightweight[0].pid), running.lightweight_ports[0]
     return sum(c.status == psutil.CONN_ESTABLISHED and c.laddr.port == port for c in process.net_connections("tcp"))
+
+
+def _kept_by_nginx(running: Running) -> int:
+    """How many idle connections Nginx keeps to the rule tier."""
+    found = re.search(r"keepalive (\d+);", (running.front / "upstreams" / "lightweight.conf").read_text())
+    return int(found[1]) if found else 0
+
+
+def _under_way(port: int, tier: str) -> int:
+    """The requests that a process says it has under way."""
+    page = get(port, "/metrics")[2].decode()
+    found = re.search(rf'^loadsplit_requests_inflight{{tier="{tier}"}} ([\d.e+]+)$', page, re.MULTILINE)
+    if found is None:
+        raise RuntimeError(f"{tier} does not tell how many requests it has under way")
+    return int(float(found[1]))
 
 
 class Streams:
@@ -115,7 +137,7 @@ class Streams:
     async def _stream(self, number: int) -> tuple[Connection, Any]:
         connection = Connection(self._port)
         await connection.open()
-        body = json.dumps({"message": f"{TURN}, hold {HOLD}", "session_id": f"held-{number}"}).encode()
+        body = json.dumps({"message": f"{TURN}, drip {DRIPS}", "session_id": f"held-{number}"}).encode()
         stream, seen = connection.stream("/api/v1/query/stream", body, {}), b""
         async for data in stream:
             seen += data

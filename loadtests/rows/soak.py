@@ -70,8 +70,7 @@ def measure(stage: Stage) -> None:
 
 def _rate(running: Running, text: str, connections: int, cpu: int) -> float:
     command = asking.command(running.port, text, CALIBRATION, connections=connections, cpu=cpu)
-    samples = json_of(command)["samples"]
-    return float(sum(status == 200 for _, _, status in samples) / CALIBRATION)
+    return asking.rate_of(json_of(command)["samples"])
 
 
 def _watch(stage: Stage, running: Running, loads: Sequence[subprocess.Popen[bytes]], length: float) -> list[dict[str, float]]:

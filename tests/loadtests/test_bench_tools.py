@@ -51,6 +51,14 @@ def test_a_server_that_is_away_is_a_status_of_its_own() -> None:
     assert [status for _, _, status in found["samples"]] == [0, 0]  # type: ignore[attr-defined]
 
 
+def test_refusals_are_no_answers_and_no_errors() -> None:
+    assert asking.rate_of([(0.0, 500.0, 200), (0.5, 1500.0, 200), (0.6, 1.0, 503)]) == 1.0
+    with pytest.raises(RuntimeError, match=r"1 of 2 requests failed, 1 were answered; statuses \[500\]"):
+        asking.rate_of([(0.0, 1.0, 200), (0.0, 1.0, 500)])
+    with pytest.raises(RuntimeError, match="0 were answered"):
+        asking.rate_of([(0.0, 1.0, 503)])
+
+
 def test_the_seeds_service_answers_as_the_product_is_asked(tmp_path: Path) -> None:
     with ExitStack() as stack:
         config = write_workflow(tmp_path, flow_api(stack, tmp_path, None), 10)
