@@ -67,7 +67,7 @@ def measure(stage: Stage) -> None:
     stage.found.note(
         f"Split 1+1 behind Nginx for {length / 60:.0f} minutes: rules and LLM turns each at {SHARE:.0%} of what they reached alone, in "
         f"{SESSIONS} sessions each. Nginx, the rule tier, Redis and the rules' load on one core; heavy, PostgreSQL, the mock LLM and the "
-        "turns' load on the other. Event logs stay in Redis for an hour behind their turn: in a shorter soak their keys grow with the turns."
+        "turns' load on the other. Event logs stay in Redis for an hour behind their turn: a shorter soak sees them grow."
     )
 
 
