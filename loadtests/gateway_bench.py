@@ -199,7 +199,12 @@ def loadsplit(folder: Path, mock: int) -> Iterator[Door]:
     config.write_text(json.dumps(WORKFLOW))
     target = {"provider": "openai", "model": "gpt-4.1-mini", "base_url": f"http://127.0.0.1:{mock}/v1"}
     models.write_text(json.dumps({"models": {"default": {"targets": [target]}}}))
-    env = [f"LOADSPLIT_DATA_DIR={folder / 'data'}", f"LOADSPLIT_MODELS={models}", "LOADSPLIT_MAX_INFLIGHT=5000"]
+    env = [
+        f"LOADSPLIT_DATA_DIR={folder / 'data'}",
+        f"LOADSPLIT_MODELS={models}",
+        "LOADSPLIT_MAX_INFLIGHT=5000",
+        "LOADSPLIT_MIN_INFLIGHT=5000",
+    ]
     command = ["env", *env, LOADSPLIT, "heavy", "--port", str(port), "--config", str(config)]
     with Process(command, log=folder / "heavy.log", cpu=SERVER_CPU, grace=5) as process:
         wait_ready(f"http://127.0.0.1:{port}/readyz", process)

@@ -287,6 +287,7 @@ def servers(folder: Path) -> Iterator[Started]:
             "LOADSPLIT_DATABASE_URL": database,
             "LOADSPLIT_REDIS_URL": f"redis://127.0.0.1:{redis}/0",
             "LOADSPLIT_TICKET_SECRET": SECRET,
+            "LOADSPLIT_MIN_INFLIGHT": "1000",  # streams are opened all at once here: none of them is refused
             "LOADSPLIT_DATA_DIR": str(folder / "data"),
             "OPENAI_API_KEY": "none",
             "OPENAI_BASE_URL": url,

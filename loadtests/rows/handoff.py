@@ -36,7 +36,8 @@ def measure(stage: Stage) -> None:
     """Throughput and connections without the streams, with them, and without them again."""
     scale, found = stage.scale, stage.found
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    wanted = Topology(environ={"LOADSPLIT_MAX_INFLIGHT": str(max(1000, 2 * scale.streams))})
+    places = str(max(1000, 2 * scale.streams))  # all streams are taken, however slow their beginning is where so many begin at once
+    wanted = Topology(environ={"LOADSPLIT_MAX_INFLIGHT": places, "LOADSPLIT_MIN_INFLIGHT": places})
     with ExitStack() as stack:
         running = start(stack, stage.folder, wanted)
         _round(stage, running, "warm")
