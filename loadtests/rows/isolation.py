@@ -21,7 +21,7 @@ from loadtests.workflows import STATIC, TURN, write_workflow
 
 TIMES = 3
 CALIBRATION = 3.0
-PROBES, PRESSERS = 16, 256
+PROBES, PRESSERS = 16, 2_000
 SLOW_TURN = f"{TURN}, wait 50"  # milliseconds that its LLM takes
 SEED_FLOWS = 100
 
@@ -112,13 +112,14 @@ def _under_pressure(stage: Stage, name: str, port: int, cpu: int, folder: Path) 
 
 
 def _became(pressed: dict[str, Any], seconds: float, capacity: float) -> dict[str, float]:
-    """What became of the LLM turns under pressure."""
+    """What became of the LLM turns under pressure, a second; done are those that ended before it did."""
     statuses = [status for _, _, status in pressed["samples"]]
-    done = statuses.count(200)
+    done = sum(status == 200 and at + ms / 1000 <= seconds for at, ms, status in pressed["samples"])
     return {
         "pressure.offered": (len(statuses) + pressed["late"]) / seconds,
         "pressure.done": done / seconds,
         "pressure.refused": statuses.count(503) / seconds,
+        "pressure.not_sent": pressed["late"] / seconds,
         "pressure.failed": sum(status not in (200, 503, 429) for status in statuses),
         "pressure.goodput": done / seconds / max(1.0, capacity),
     }
@@ -132,10 +133,10 @@ def _capacity(port: int) -> float:
 
 
 def _figures(stage: Stage, name: str, samples: list[tuple[float, float, int]]) -> None:
-    """Idle is all but the pressure and the second behind it, in which what waited is worked off."""
+    """Idle is what was before the pressure: behind it, what has waited is worked off."""
     begin = stage.scale.idle_seconds
     end = begin + stage.scale.pressure_seconds
-    idle = [ms for at, ms, _ in samples if at < begin or at > end + 1] or [0.0]
+    idle = [ms for at, ms, _ in samples if at < begin] or [0.0]
     pressed = [ms for at, ms, _ in samples if begin + 0.5 <= at <= end] or [0.0]
     add = stage.found.add
     add(f"{name}.idle_p50_ms", percentile(idle, 0.5))

@@ -34,7 +34,7 @@ class Scale:
     streams: int = 2_000
     crowd: int = 1_000
     memory_streams: int = 500
-    idle_seconds: float = 10
+    idle_seconds: float = 15
     pressure_seconds: float = 60
     probe_rate: float = 100
     scenario_seconds: int = 30
