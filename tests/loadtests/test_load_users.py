@@ -45,7 +45,7 @@ def test_users_of_every_kind_are_answered(demo: Running, tmp_path: Path) -> None
     bind = str(free_port())
     common = ["-f", str(LOCUSTFILE), "--host", demo.url]
     with Process(locust(*common, "--worker", "--master-port", bind), log=tmp_path / "worker.log", grace=5) as worker:
-        master = ["--master", "--master-bind-port", bind, "--expect-workers", "1", "--shape", "soak", "-u", "30", "-t", "4s"]
+        master = ["--master", "--master-bind-port", bind, "--expect-workers", "1", "--shape", "soak", "-u", "20", "-t", "6s"]
         command = locust(*common, *master, "--csv", str(tmp_path / "users"), "--stop-timeout", "5")
         done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
         assert done.returncode == 0, done.stderr[-2000:] + worker.tail()
