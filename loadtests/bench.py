@@ -160,17 +160,17 @@ def run_section(name: str, folder: Path, seconds: float, files: dict[str, Path])
     command = ["env", f"{MARK}={mark}", sys.executable, "-m", "loadtests.bench", "--section", name, "--out", str(folder)]
     command += [part for key, path in files.items() for part in (f"--{key}", str(path))]
     began, log = time.monotonic(), folder / "raw" / f"{name}.log"
-    with log.open("w") as errors:
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
-            killer = _Killer(child, PATIENCE * seconds + PATIENCE_MORE)
+    with log.open("w") as errors, subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+        killer = _Killer(mark, PATIENCE * seconds + PATIENCE_MORE)
+        try:
             for line in child.stderr or ():
                 errors.write(line)
                 if line.startswith(PROGRESS):
                     print(line, end="", file=sys.stderr, flush=True)
-        killer.cancel()
-    for pid, _ in marked(mark):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            child.wait()
+        finally:
+            killer.cancel()
+            end_all(mark)  # also where somebody has ended the bench itself
     took = time.monotonic() - began
     if not raw.is_file():
         save(raw, name, "broken", Found(), took)
@@ -184,19 +184,26 @@ def run_section(name: str, folder: Path, seconds: float, files: dict[str, Path])
         print(f"    {name} is broken: {document['error']}", file=sys.stderr, flush=True)
 
 
-class _Killer:
-    """Ends a process that takes too long."""
+def end_all(mark: str) -> None:
+    """Ends everything that a section has started."""
+    for pid, _ in marked(mark):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
-    def __init__(self, child: subprocess.Popen[str], seconds: float) -> None:
+
+class _Killer:
+    """Ends a section that takes too long, with all that it has started."""
+
+    def __init__(self, mark: str, seconds: float) -> None:
         self.fired = False
-        self._child = child
+        self._mark = mark
         self._timer = threading.Timer(seconds, self._fire)
         self._timer.daemon = True
         self._timer.start()
 
     def _fire(self) -> None:
         self.fired = True
-        self._child.kill()
+        end_all(self._mark)
 
     def cancel(self) -> None:
         """It has ended by itself."""
@@ -240,4 +247,5 @@ def _minutes(seconds: float) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was started is ended too
     sys.exit(main())
