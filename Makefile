@@ -51,10 +51,9 @@ load: $(VENV)/installed-dev ## a 30 s Locust run against a split that it starts
 	@scripts/install-test-deps
 	@$(BIN)/python -m loadtests.load
 
-bench: $(VENV)/installed-dev ## rules and flows beside their ceilings, models beside other gateways: make bench LITELLM=/path/to/a/venv
+bench: $(VENV)/installed-dev ## every promise beside its reference, as a report with pictures: make bench BENCH="--full --messages FILE.csv"
 	@scripts/install-test-deps
-	@$(BIN)/python -m loadtests.bench
-	@$(BIN)/python -m loadtests.gateway_bench $(if $(LITELLM),--litellm $(LITELLM))
+	@$(BIN)/python -m loadtests.bench $(BENCH)
 
 chaos: $(VENV)/installed-dev ## kill, freeze and restart everything under load, then prove that nothing is lost or doubled: make chaos CHAOS="--seed 1"
 	@scripts/install-test-deps

@@ -1,206 +1,251 @@
-"""`make bench`: the rule path and the flow path beside their bare-ASGI ceilings, in one run. wrk on one core, the server on the other.
+"""`make bench`: every promise beside its reference, measured in one run, as a report with pictures.
 
-Rounds go through all servers in turn, so that drift of the machine meets all of them; medians and ratios are what counts.
+`python -m loadtests.bench --full --messages banking.csv --arrivals arrivals.csv` starts each deployment itself, a section at a time, and
+writes loadtests/reports/<date>-<machine>/: report.md, report.html, pictures, raw/*.json. A section that breaks is reported as broken.
+`--only isolation` runs some, `--resume DIR` what is missing there, `--report-only DIR` renders again. Linux; wrk, nginx, redis and
+PostgreSQL must be installed (scripts/install-test-deps).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
-import platform
-import re
+import secrets
 import shutil
-import statistics
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from common.contracts.access import digest_of
-from loadtests.processes import Process, free_port, wait_listening, wait_ready
+from loadtests import machine
+from loadtests.members import MARK, marked
+from loadtests.reporting.document import write_report
+from loadtests.rows import section_of, sections
+from loadtests.rows.stage import PROGRESS, SCALES, Found, Scale, Stage, given, save
 
-SERVER_CPU, LOAD_CPU = 0, 1
-LOADSPLIT = str(Path(sys.executable).with_name("loadsplit"))
-STATIC, FLOW = "what about topic 7 and word7?", "please book the flow now"
-RULE = "rule hit, static answer (gate + journal)"
-RULE_CEILING, FLOW_CEILING = "bare ASGI: RE2 + coalesced GET", "bare ASGI: RE2 + one POST to a flow API"
-_RATE = re.compile(r"Requests/sec:\s+([\d.]+)")
-_BAD = re.compile(r"Non-2xx or 3xx responses: (\d+)|Socket errors: (.*)")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One server under load. `reference` names the row that it is compared with; `key` is the caller's API key."""
-
-    name: str
-    url: str
-    message: str
-    reference: str | None = None
-    key: str | None = None
+REPORTS = Path(__file__).with_name("reports")
+TOOLS = {"wrk": "wrk", "taskset": "util-linux", "nginx": "nginx", "redis-server": "redis-server"}
+UNITS = {"s": 1, "m": 60, "h": 3600}
+PATIENCE, PATIENCE_MORE = 3, 180  # a section may take so many times what was thought, and so many seconds more
 
 
-def main() -> int:
-    """Measures and prints; writes the raw figures to --out."""
-    parser = argparse.ArgumentParser(prog="python -m loadtests.bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=4, help="of load for each row and round")
-    parser.add_argument("--rules", type=int, default=1000, help="rules of the workflow")
-    parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--out", type=Path, help="JSON file for the raw figures")
-    options = parser.parse_args()
-    for tool in ("wrk", "taskset", "nginx"):
-        if shutil.which(tool) is None:
-            print(f"{tool} is needed: apt install {'util-linux' if tool == 'taskset' else tool}", file=sys.stderr)
-            return 2
-    with tempfile.TemporaryDirectory(prefix="loadsplit-bench-") as folder, ExitStack() as stack:
-        rows = stack.enter_context(servers(Path(folder), options.rules))
-        rates: dict[str, list[float]] = {row.name: [] for row in rows}
-        for number in range(options.rounds):
-            for row in rows:
-                rates[row.name].append(load(row, Path(folder), options.seconds, options.connections))
-            print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
-    report(rows, rates, options)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and writes the report. Returns 0 when every promise that was measured is kept, 1 when one is not, 2 for what cannot run."""
+    options = parser().parse_args(arguments)
+    try:
+        if options.section:
+            return one(options)
+        if options.report_only:
+            return written(options.report_only)
+        return measured(options)
+    except ValueError as e:
+        print(f"bench: {e}", file=sys.stderr)
+        return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtests.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--quick", dest="scale", action="store_const", const="quick", help="five minutes: does it work, roughly how fast")
+    how.add_argument("--full", dest="scale", action="store_const", const="full", help="what a report is made of (about 25 minutes)")
+    how.add_argument("--scale", choices=SCALES, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--only", action="append", choices=[*sections(), "soak"], metavar="SECTION", help=f"just this: {', '.join(sections())}"
+    )
+    parser.add_argument("--rounds", type=int, help="rounds of each row instead of the scale's")
+    parser.add_argument("--messages", type=Path, metavar="CSV", help="real messages, columns text,category")
+    parser.add_argument("--arrivals", type=Path, metavar="CSV", help="real arrivals, columns TIMESTAMP,ContextTokens,GeneratedTokens")
+    parser.add_argument("--litellm", type=Path, metavar="VENV", help="a virtual environment with litellm[proxy], to stand beside")
+    parser.add_argument("--soak", metavar="TIME", help="also a soak of that length, such as 20m, at 70 %% load")
+    parser.add_argument("--machine", default=machine.name(), metavar="NAME", help="the machine's name in the report (default: %(default)s)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the report (default: loadtests/reports/<date>-<machine>)")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="run what is missing or broken in that report's folder")
+    parser.add_argument("--report-only", type=Path, metavar="DIR", help="render that folder again, measure nothing")
+    parser.add_argument("--section", choices=[*sections(), "soak"], help=argparse.SUPPRESS)
+    parser.set_defaults(scale=None)
+    return parser
+
+
+def measured(options: argparse.Namespace) -> int:
+    """Runs the sections that are wanted, each in a process of its own, and writes the report as it grows."""
+    missing = [f"{tool} (apt install {package})" for tool, package in TOOLS.items() if shutil.which(tool) is None]
+    if missing:
+        raise ValueError(f"these are needed: {', '.join(missing)}")
+    for name in ("messages", "arrivals"):
+        if (path := getattr(options, name)) is not None and not path.is_file():
+            raise ValueError(f"--{name}: there is no file {path}")
+    folder = prepared(options)
+    plan = wanted(options, folder)
+    thought = sum(plan.values())
+    print(f"{len(plan)} sections, about {_minutes(thought)}; they go to {folder}", file=sys.stderr)
+    began = time.monotonic()
+    for number, (name, seconds) in enumerate(plan.items(), 1):
+        left = sum(list(plan.values())[number - 1 :])
+        bar = "█" * round(20 * (number - 1) / len(plan))
+        print(f"[{bar:<20}] {number}/{len(plan)} {name}, about {_minutes(seconds)}; {_minutes(left)} left", file=sys.stderr, flush=True)
+        run_section(name, folder, seconds, files(options))
+        if number < len(plan):
+            write_report(folder)
+    print(f"took {_minutes(time.monotonic() - began)}", file=sys.stderr)
+    return written(folder)
+
+
+def prepared(options: argparse.Namespace) -> Path:
+    """The report's folder with what the sections must know in options.json. A resumed one keeps what it was begun with."""
+    folder: Path = options.resume or options.out or REPORTS / f"{datetime.now(UTC):%Y-%m-%d}-{options.machine}"
+    kept = folder / "options.json"
+    if options.resume and not kept.is_file():
+        raise ValueError(f"--resume: {folder} is no report's folder")
+    (folder / "raw").mkdir(parents=True, exist_ok=True)
+    asked: dict[str, Any] = json.loads(kept.read_text()) if options.resume else {}
+    asked |= {name: path.name for name, path in files(options).items()}  # the report keeps no machine's folders
+    if not options.resume:
+        asked |= {"scale": options.scale or "quick", "rounds": options.rounds, "soak": options.soak, "name": options.machine}
+        asked |= {"machine": machine.description(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+    elif options.soak:
+        asked["soak"] = options.soak
+    kept.write_text(json.dumps(asked, indent=1, ensure_ascii=False))
+    return folder
+
+
+def wanted(options: argparse.Namespace, folder: Path) -> dict[str, float]:
+    """Sections to run with the seconds that each takes, about."""
+    asked = json.loads((folder / "options.json").read_text())
+    names = options.only or [*sections(), *(["soak"] if asked.get("soak") else [])]
+    if options.resume:
+        names = [name for name in names if _status(folder, name) != "ok"]
+    stage = stage_of(folder, asked, files(options))
+    return {name: section_of(name).seconds(stage) for name in names}
+
+
+def files(options: argparse.Namespace) -> dict[str, Path]:
+    """The files that were named, by the names of their options."""
+    return {name: path for name in ("messages", "arrivals", "litellm") if (path := getattr(options, name)) is not None}
+
+
+def stage_of(folder: Path, asked: dict[str, Any], files: dict[str, Path]) -> Stage:
+    """Where a section works, with the files that were named."""
+    return Stage(folder, scale_of(asked), files.get("messages"), files.get("arrivals"), files.get("litellm"))
+
+
+def scale_of(asked: dict[str, Any]) -> Scale:
+    """The scale that a report's options ask for. Raises ValueError for a length of the soak that is none."""
+    scale = SCALES[asked["scale"]]
+    if asked.get("rounds"):
+        scale = replace(scale, rounds=asked["rounds"])
+    if soak := asked.get("soak"):
+        if soak[-1:] not in UNITS or not soak[:-1].isdigit():
+            raise ValueError(f"--soak: {soak} is no time such as 20m or 90s")
+        scale = replace(scale, soak_seconds=int(soak[:-1]) * UNITS[soak[-1]])
+    return scale
+
+
+def run_section(name: str, folder: Path, seconds: float, files: dict[str, Path]) -> None:
+    """One section in a process of its own. Nothing that it has started lives on, and its raw file says how it went."""
+    raw = folder / "raw" / f"{name}.json"
+    raw.unlink(missing_ok=True)
+    mark = secrets.token_hex(8)
+    command = ["env", f"{MARK}={mark}", sys.executable, "-m", "loadtests.bench", "--section", name, "--out", str(folder)]
+    command += [part for key, path in files.items() for part in (f"--{key}", str(path))]
+    began, log = time.monotonic(), folder / "raw" / f"{name}.log"
+    with log.open("w") as errors, subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+        killer = _Killer(mark, PATIENCE * seconds + PATIENCE_MORE)
+        try:
+            for line in child.stderr or ():
+                errors.write(line)
+                if line.startswith(PROGRESS):
+                    print(line, end="", file=sys.stderr, flush=True)
+            child.wait()
+        finally:
+            killer.cancel()
+            end_all(mark)  # also where somebody has ended the bench itself
+    took = time.monotonic() - began
+    if not raw.is_file():
+        save(raw, name, "broken", Found(), took)
+    document = json.loads(raw.read_text())
+    if document["status"] == "ok":
+        log.unlink()
+    else:
+        lines = [line for line in log.read_text().splitlines() if line.strip() and not line.startswith(" ")]
+        document["error"] = "it took too long" if killer.fired else (lines[-1] if lines else f"it ended with {child.returncode}")
+        raw.write_text(json.dumps(document, indent=1, ensure_ascii=False))
+        print(f"    {name} is broken: {document['error']}", file=sys.stderr, flush=True)
+
+
+def end_all(mark: str) -> None:
+    """Ends everything that a section has started."""
+    for pid, _ in marked(mark):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+class _Killer:
+    """Ends a section that takes too long, with all that it has started."""
+
+    def __init__(self, mark: str, seconds: float) -> None:
+        self.fired = False
+        self._mark = mark
+        self._timer = threading.Timer(seconds, self._fire)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _fire(self) -> None:
+        self.fired = True
+        end_all(self._mark)
+
+    def cancel(self) -> None:
+        """It has ended by itself."""
+        self._timer.cancel()
+
+
+def one(options: argparse.Namespace) -> int:
+    """The process of one section. What it has found is written even when it breaks; the trace goes to the parent's log."""
+    asked = json.loads((options.out / "options.json").read_text())
+    raw = options.out / "raw" / f"{options.section}.json"
+    began, status = time.monotonic(), "broken"
+    with tempfile.TemporaryDirectory(prefix="loadsplit-bench-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        stage = stage_of(Path(folder), asked, files(options))
+        try:
+            section_of(options.section).measure(stage)
+            status = "ok"
+        finally:
+            named = given(files(options))
+            save(raw, options.section, status, stage.found, time.monotonic() - began, scale=stage.scale.name, files=named)
     return 0
 
 
-def load(row: Row, folder: Path, seconds: int, connections: int) -> float:
-    """Requests a second of one row. Raises RuntimeError when any reply was not a success."""
-    script = folder / "post.lua"
-    body = json.dumps({"message": row.message, "session_id": "bench-1"}, ensure_ascii=False).replace("'", "\\'")
-    head = f"wrk.headers['authorization'] = 'Bearer {row.key}'\n" if row.key else ""
-    script.write_text(f"wrk.method = 'POST'\nwrk.headers['content-type'] = 'application/json'\n{head}wrk.body = '{body}'\n")
-    command = ["taskset", "-c", str(LOAD_CPU), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), row.url]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    if bad := _BAD.search(output):
-        raise RuntimeError(f"{row.name}: {bad.group()}")
-    found = _RATE.search(output)
-    if found is None:
-        raise RuntimeError(f"{row.name}: wrk said nothing of its rate:\n{output}")
-    return float(found[1])
+def written(folder: Path) -> int:
+    """Renders the report; the exit code."""
+    if not (folder / "options.json").is_file():
+        raise ValueError(f"{folder} is no report's folder")
+    statuses = write_report(folder)
+    counts = ", ".join(f"{statuses.count(status)} {status}" for status in sorted(set(statuses)))
+    print(f"{folder / 'report.md'}: {counts}")
+    return 0 if set(statuses) <= {"pass", "not run"} else 1
 
 
-def report(rows: list[Row], rates: Mapping[str, list[float]], options: argparse.Namespace) -> None:
-    """Medians, spread and ratios."""
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()} {platform.release()}"
-    print(f"\n{machine}; server on core {SERVER_CPU}, wrk -t1 -c{options.connections} on core {LOAD_CPU};")
-    print(f"{options.rounds} rounds of {options.seconds} s, {options.rules} rules\n")
-    print(f"{'row':<44} {'median req/s':>12} {'min':>8} {'max':>8}  ratio")
-    for row in rows:
-        values = rates[row.name]
-        ratio = ""
-        if row.reference:
-            pairs = [a / b for a, b in zip(values, rates[row.reference], strict=True)]
-            ratio = f"{statistics.median(pairs):.2f} of {row.reference}"
-        print(f"{row.name:<44} {statistics.median(values):>12.0f} {min(values):>8.0f} {max(values):>8.0f}  {ratio}")
-    if options.out:
-        options.out.write_text(
-            json.dumps({"machine": machine, "options": {**vars(options), "out": str(options.out)}, "rates": rates}, indent=1)
-        )
+def _status(folder: Path, name: str) -> str:
+    raw = folder / "raw" / f"{name}.json"
+    return str(json.loads(raw.read_text())["status"]) if raw.is_file() else "missing"
 
 
-@contextmanager
-def servers(folder: Path, rules: int) -> Iterator[list[Row]]:
-    """Starts a flow API (nginx), Redis, the references and the lightweight tier, each on the server core."""
-    with ExitStack() as stack:
-        api = stack.enter_context(flow_api(folder))
-        redis = stack.enter_context(redis_server(folder))
-        config = folder / "workflow.json"
-        config.write_text(json.dumps(workflow(api, rules)))
-        rules_file = ["--config", str(config)]
-        rows = []
-        for name, module, message, more in (
-            ("bare ASGI echo", "bare_asgi", STATIC, []),
-            ("bare ASGI: decode + RE2 + encode", "bare_rules", STATIC, rules_file),
-            (RULE_CEILING, "bare_rules", STATIC, [*rules_file, "--redis", redis.removeprefix("redis://").removesuffix("/0")]),
-            (FLOW_CEILING, "bare_flow", FLOW, [*rules_file, "--url", api]),
-        ):
-            port = free_port()
-            command = [sys.executable, "-m", f"loadtests.references.{module}", "--port", str(port), *more]
-            process = stack.enter_context(Process(command, log=folder / f"reference-{port}.log", cpu=SERVER_CPU))
-            wait_listening(port, process)
-            rows.append(Row(name, f"http://127.0.0.1:{port}/", message))
-        env = [f"LOADSPLIT_REDIS_URL={redis}", f"LOADSPLIT_DATA_DIR={folder / 'data'}", "LOADSPLIT_HANDOFF=accel"]
-        url = stack.enter_context(lightweight(folder, config, env))
-        rows.append(Row(RULE, url, STATIC, RULE_CEILING))
-        rows.append(Row("rule hit with an HTTP call", url, FLOW, FLOW_CEILING))
-        asking = stack.enter_context(lightweight(folder, config, [*env, f"LOADSPLIT_API_KEYS={key_file(folder)}"]))
-        rows.append(Row("the same rule hit, with an API key", asking, STATIC, RULE, "free"))
-        rows.append(Row("… whose tenant's requests are counted", asking, STATIC, RULE, "limited"))
-        yield rows
-
-
-@contextmanager
-def lightweight(folder: Path, config: Path, env: list[str]) -> Iterator[str]:
-    """A process of the tier on the server core; the URL of its queries."""
-    port = free_port()
-    command = ["env", *env, LOADSPLIT, "lightweight", "--port", str(port), "--config", str(config)]
-    with Process(command, log=folder / f"lightweight-{port}.log", cpu=SERVER_CPU) as process:
-        wait_ready(f"http://127.0.0.1:{port}/readyz", process)
-        yield f"http://127.0.0.1:{port}/api/v1/query"
-
-
-def key_file(folder: Path) -> Path:
-    """A thousand keys of as many tenants, and two more that are used: `free` without limits, `limited` with one that is never reached."""
-    rows: list[dict[str, object]] = [
-        {"id": key, "tenant": key, "scopes": ["query"], "hash": digest_of(key.encode()).hex()}
-        for key in ("free", "limited", *(f"tenant-{n}" for n in range(1000)))
-    ]
-    rows[1]["limits"] = {"requests_per_minute": 10_000_000}
-    path = folder / "keys.json"
-    path.write_text(json.dumps(rows))
-    return path
-
-
-def workflow(api: str, rules: int) -> dict[str, object]:
-    """A workflow of so many rules, half of them with `.*`, and one flow behind an API."""
-    flows: list[dict[str, object]] = [
-        {
-            "flow_id": f"topic_{n}",
-            "trigger_patterns": [f"topic {n} .*word{n}" if n % 2 else f"about subject{n}"],
-            "response_template": f"Answer {n}.",
-        }
-        for n in range(1, rules)
-    ]
-    flows.append(
-        {
-            "flow_id": "booking",
-            "trigger_patterns": ["book the (?P<what>\\w+)"],
-            "endpoint": {"url": api, "method": "POST", "body": {"what": "{what}", "user": "{user_id}", "message": "{message}"}},
-            "response_template": "Booked: {result.status}",
-        }
-    )
-    return {"agent_id": "bench", "flows": flows}
-
-
-@contextmanager
-def flow_api(folder: Path) -> Iterator[str]:
-    """nginx as a business API that answers at once, beside the load generator's core."""
-    port = free_port()
-    config = folder / "api.conf"
-    as_root = "user root; " if os.geteuid() == 0 else ""  # else its worker could not enter the private folder
-    config.write_text(
-        f"{as_root}daemon off; pid {folder}/api.pid; error_log {folder}/api.log; events {{}}\n"
-        f"http {{ access_log off; client_body_temp_path {folder}/api-body; keepalive_requests 100000000;\n"
-        f"server {{ listen 127.0.0.1:{port}; location / {{ default_type application/json; "
-        'return 200 \'{"status": "ok", "id": 1}\'; } } }\n'
-    )
-    with Process(["nginx", "-c", str(config), "-p", str(folder)], log=folder / "api.out", cpu=LOAD_CPU) as process:
-        wait_ready(f"http://127.0.0.1:{port}/", process)
-        yield f"http://127.0.0.1:{port}/book"
-
-
-@contextmanager
-def redis_server(folder: Path) -> Iterator[str]:
-    """A private Redis beside the load generator's core."""
-    port = free_port()
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    with Process(command, log=folder / "redis.log", cpu=LOAD_CPU):
-        yield f"redis://127.0.0.1:{port}/0"
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was started is ended too
     sys.exit(main())

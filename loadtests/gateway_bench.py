@@ -15,7 +15,6 @@ import os
 import platform
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ import uvloop
 
 from loadtests.http1 import Connection
 from loadtests.processes import Process, free_port, wait_listening, wait_ready
+from loadtests.programs import json_of
 from loadtests.turns_bench import LOADSPLIT, cpu_seconds, resident
 
 SERVER_CPU, LOAD_CPU = 0, 1
@@ -175,8 +175,7 @@ def sdk(port: int, options: argparse.Namespace) -> dict[str, Any]:
     command = ["taskset", "-c", str(SERVER_CPU), sys.executable, "-m", "loadtests.references.bare_sdk", "--seconds", str(options.seconds)]
 
     def run(*arguments: str) -> Any:
-        done = subprocess.run([*command, "--url", f"http://127.0.0.1:{port}/v1", *arguments], capture_output=True, text=True, check=True)
-        return json.loads(done.stdout)
+        return json_of([*command, "--url", f"http://127.0.0.1:{port}/v1", *arguments])
 
     many = {f"calls {n}": [run("--connections", str(n)) for _ in range(options.rounds)] for n in (1, 32)}
     stream = ["--stream", "--connections", str(STREAMS), "--message", f"deltas {DELTAS}"]
@@ -200,7 +199,12 @@ def loadsplit(folder: Path, mock: int) -> Iterator[Door]:
     config.write_text(json.dumps(WORKFLOW))
     target = {"provider": "openai", "model": "gpt-4.1-mini", "base_url": f"http://127.0.0.1:{mock}/v1"}
     models.write_text(json.dumps({"models": {"default": {"targets": [target]}}}))
-    env = [f"LOADSPLIT_DATA_DIR={folder / 'data'}", f"LOADSPLIT_MODELS={models}", "LOADSPLIT_MAX_INFLIGHT=5000"]
+    env = [
+        f"LOADSPLIT_DATA_DIR={folder / 'data'}",
+        f"LOADSPLIT_MODELS={models}",
+        "LOADSPLIT_MAX_INFLIGHT=5000",
+        "LOADSPLIT_MIN_INFLIGHT=5000",
+    ]
     command = ["env", *env, LOADSPLIT, "heavy", "--port", str(port), "--config", str(config)]
     with Process(command, log=folder / "heavy.log", cpu=SERVER_CPU, grace=5) as process:
         wait_ready(f"http://127.0.0.1:{port}/readyz", process)

@@ -48,6 +48,15 @@ class Summary:
     requests: dict[str, Samples] = field(default_factory=dict)
     timings: dict[str, Samples] = field(default_factory=dict)
 
+    def figures(self, seconds: float) -> dict[str, dict[str, float | None]]:
+        """Count, failures, rate and percentiles of each kind, timings included."""
+        found: dict[str, dict[str, float | None]] = {}
+        for kind, samples in {**self.requests, **self.timings}.items():
+            times = {f"p{share * 100:g}_ms": samples.percentile(share) for share in (0.5, 0.95, 0.99)}
+            rate = samples.count / seconds if seconds > 0 else 0.0
+            found[kind] = {"count": samples.count, "failures": samples.failures, "rate": rate, **times}
+        return found
+
     def table(self, seconds: float) -> str:
         """The table of a run that lasted so long."""
         lines = [f"{'kind':<26}{'requests':>10}{'failures':>10}{'p50 ms':>10}{'p95 ms':>10}{'p99 ms':>10}{'req/s':>10}"]

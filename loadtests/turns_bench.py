@@ -34,6 +34,7 @@ from common.contracts.query import new_turn_id
 from common.contracts.ticket import HEADER, Plan, Ticket, sign
 from loadtests.http1 import Connection
 from loadtests.processes import Process, free_port, wait_listening, wait_ready
+from loadtests.programs import json_of
 
 SERVER_CPU, LOAD_CPU = 0, 1
 LOADSPLIT = str(Path(sys.executable).with_name("loadsplit"))
@@ -226,8 +227,7 @@ async def measure(started: Started, options: argparse.Namespace) -> dict[str, li
 def reference(started: Started, arguments: list[str], seconds: float) -> dict[str, float]:
     """The SDK's figures, in a process on the server's core."""
     command = ["taskset", "-c", str(SERVER_CPU), sys.executable, "-m", "loadtests.references.bare_sdk", "--url", started.llm]
-    done = subprocess.run([*command, "--seconds", str(seconds), *arguments], capture_output=True, text=True, check=True)
-    figures: dict[str, float] = json.loads(done.stdout)
+    figures: dict[str, float] = json_of([*command, "--seconds", str(seconds), *arguments])
     return figures
 
 
@@ -287,6 +287,7 @@ def servers(folder: Path) -> Iterator[Started]:
             "LOADSPLIT_DATABASE_URL": database,
             "LOADSPLIT_REDIS_URL": f"redis://127.0.0.1:{redis}/0",
             "LOADSPLIT_TICKET_SECRET": SECRET,
+            "LOADSPLIT_MIN_INFLIGHT": "1000",  # streams are opened all at once here: none of them is refused
             "LOADSPLIT_DATA_DIR": str(folder / "data"),
             "OPENAI_API_KEY": "none",
             "OPENAI_BASE_URL": url,

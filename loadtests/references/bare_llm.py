@@ -1,8 +1,8 @@
 """Reference: an LLM that costs next to nothing, so that a bench measures who calls it. OpenAI's chat completions, canned bytes.
 
-`python -m loadtests.references.bare_llm --port P`. What it does stands in the user's message: `deltas 1000`, `paced 50` (so many, one every
-PACE seconds), `hold 30` (one delta, then quiet for that many seconds) or `wait 10` (milliseconds before the answer). Everything else is
-answered with a few deltas.
+`python -m loadtests.references.bare_llm --port P`. What it does stands in the user's message: `deltas 1000`, `paced 50` (so many, one
+every PACE seconds), `drip 50` (one every DRIP seconds), `hold 30` (one delta, then quiet for that many seconds) or `wait 10` (milliseconds
+before the answer). Everything else is answered with a few deltas.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ WHOLE = (
 _CHUNK = b"data: " + HEAD + b'"chat.completion.chunk","choices":[{"index":0,"delta":{%s},"logprobs":null,"finish_reason":%s}]}\n\n'
 DELTA = _CHUNK % (b'"content":" word"', b"null")
 END = _CHUNK % (b"", b'"stop"') + b"data: " + HEAD + b'"chat.completion.chunk","choices":[],' + USAGE + b"}\n\ndata: [DONE]\n\n"
-PACE = 0.1
+PACE, DRIP = 0.1, 5.0
 DELTAS, BATCH = 8, 10  # deltas of an ordinary answer; how many of a long one leave in one write
-_ASKED = re.compile(rb"(deltas|paced|hold|wait) (\d+)")
+_ASKED = re.compile(rb"(deltas|paced|drip|hold|wait) (\d+)")
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -48,11 +48,11 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     if asked and asked[1] == b"hold":
         await send({"type": "http.response.body", "body": DELTA, "more_body": True})
         await asyncio.sleep(int(asked[2]))
-    if asked and asked[1] == b"paced":
-        count = 0
+    if asked and asked[1] in (b"paced", b"drip"):
+        count, pause = 0, PACE if asked[1] == b"paced" else DRIP
         for _ in range(int(asked[2])):
             await send({"type": "http.response.body", "body": DELTA, "more_body": True})
-            await asyncio.sleep(PACE)
+            await asyncio.sleep(pause)
     for start in range(0, count, BATCH):
         await send({"type": "http.response.body", "body": DELTA * min(BATCH, count - start), "more_body": True})
         await asyncio.sleep(0)

@@ -22,6 +22,8 @@ FaultKind = Literal[
     "400", "401", "404", "429", "500", "503", "529",
     "spend_limit", "stall", "reset", "eof", "garbage", "truncated_tool_json", "error_event", "held_open",
 ]  # fmt: skip
+MAX_TOKENS = 100_000
+WORD = "and "  # one token as the simulator counts
 _Milliseconds = Annotated[float, Field(ge=0, le=600_000)]
 
 
@@ -87,10 +89,11 @@ class Call(_Part):
 
 class Rule(_Part):
     """What to answer when `when` holds: text, tool calls (beside the text, if both), or JSON. `{name}` in the text and in arguments
-    stands for what the named group of `when.user` has caught."""
+    stands for what the named group of `when.user` has caught. `tokens` makes a text of so many, a number or such a name."""
 
     when: When = When()
     text: str | None = None
+    tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | Annotated[str, Field(pattern=r"^\{\w+\}$")] | None = None
     tool_calls: tuple[Call, ...] = ()
     json_: Any = Field(default=None, alias="json")
     first_token_ms: _Milliseconds | None = None
@@ -99,6 +102,10 @@ class Rule(_Part):
     def filled(self, asked: Asked) -> Rule:
         """The rule as it answers this request. Braces around anything but a group's name stay as they are."""
         caught = self.when.caught(asked)
+        if self.tokens is not None:
+            number = str(self.tokens) if isinstance(self.tokens, int) else _fill(self.tokens, caught)
+            count = min(int(number), MAX_TOKENS) if number.isdecimal() else 1
+            return self.model_copy(update={"text": WORD * max(1, count)})
         if not caught:
             return self
         calls = tuple(call.model_copy(update={"arguments": _fill(call.arguments, caught)}) for call in self.tool_calls)

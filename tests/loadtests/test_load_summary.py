@@ -43,8 +43,9 @@ def test_a_table_without_samples_is_only_its_head() -> None:
 def test_the_locustfile_runs_and_ends_with_a_table() -> None:
     with StubServer().serving() as server:
         command = [sys.executable, "-m", "locust", "-f", "loadtests/locustfile.py", "--headless", "--only-summary", "--host", server.url]
+        command += ["RuleUser", "FlowUser", "AgentTurnUser", "StreamUser"]  # what the stub can answer
         ended = subprocess.run(
-            [*command, "-u", "10", "-r", "10", "-t", "3s"], cwd=ROOT, capture_output=True, text=True, timeout=45, check=False
+            [*command, "-u", "10", "-r", "10", "-t", "5s"], cwd=ROOT, capture_output=True, text=True, timeout=45, check=False
         )
     assert ended.returncode == 0, ended.stderr[-2000:]
     table = ended.stdout[ended.stdout.index("load for") :]

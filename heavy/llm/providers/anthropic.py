@@ -17,7 +17,7 @@ from anthropic import AnthropicError, APIStatusError, AsyncAnthropic, DefaultAio
 from heavy.llm.providers.assembly import Assembly, ToolNames, as_object, count
 from heavy.llm.providers.breakpoints import MIN_CACHED_TOKENS, mark
 from heavy.llm.providers.failures import from_body, from_exception
-from heavy.llm.providers.wire import PURPOSE_HEADER, UNREAD, Clock, converse
+from heavy.llm.providers.wire import PURPOSE_HEADER, UNLIMITED, UNREAD, Clock, converse
 from heavy.llm.tokens import estimate, estimate_tools
 from heavy.llm.types import Chunk, FinishReason, LLMCallFailed, LLMRequest, Message, Target
 
@@ -83,7 +83,7 @@ class AnthropicProvider:
                 api_key=target.api_key or "unused",
                 base_url=target.base_url.rstrip("/").removesuffix("/v1") if target.base_url else None,
                 max_retries=0,
-                http_client=DefaultAioHttpClient(follow_redirects=False),
+                http_client=DefaultAioHttpClient(follow_redirects=False, limits=UNLIMITED),
             )
             self._clients[key] = client
         return client

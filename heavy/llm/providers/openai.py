@@ -18,7 +18,7 @@ from openai import APIStatusError, AsyncOpenAI, DefaultAioHttpClient, OpenAIErro
 
 from heavy.llm.providers.assembly import Assembly, ToolNames, as_object, count
 from heavy.llm.providers.failures import from_body, from_exception
-from heavy.llm.providers.wire import PURPOSE_HEADER, UNREAD, Clock, converse
+from heavy.llm.providers.wire import PURPOSE_HEADER, UNLIMITED, UNREAD, Clock, converse
 from heavy.llm.types import Chunk, FinishReason, LLMCallFailed, LLMRequest, Message, Target
 
 _FINISH: dict[str, FinishReason] = {
@@ -79,7 +79,7 @@ class OpenAIProvider:
                 api_key=target.api_key or "unused",
                 base_url=target.base_url,
                 max_retries=0,
-                http_client=DefaultAioHttpClient(follow_redirects=False),
+                http_client=DefaultAioHttpClient(follow_redirects=False, limits=UNLIMITED),
             )
             self._clients[key] = client
         return client

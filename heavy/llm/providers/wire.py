@@ -24,6 +24,9 @@ from heavy.llm.types import Chunk, LLMCallFailed, LLMRequest, Target, TextDelta
 PURPOSE_HEADER = "X-Loadsplit-Purpose"
 # Both SDKs take this header as the wish for a response whose body they have not read (their `with_streaming_response` sets it).
 UNREAD = {"X-Stainless-Raw-Response": "stream"}
+# Calls at once are limited by targets and by admission, not by the SDKs' 1 000 connections, behind which a stream waits in vain. 0 is
+# aiohttp's word for no limit; None would be its default of 100.
+UNLIMITED = httpx2.Limits(max_connections=0)
 # What iterating a response may raise. Anything else is a fault of ours and must be seen as one.
 BROKEN = (httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError)
 # What a Reader raises at a document of another shape than its provider's.

@@ -1,0 +1,143 @@
+"""Hours in minutes: seventy percent of what the split can do, and what grows meanwhile: resident memory, descriptors, keys in Redis, rows
+and dead rows in PostgreSQL, latency.
+
+Growth is the slope behind the first third, in which caches fill: a sample's figure by the time, fitted, for an hour.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+
+from loadtests import asking
+from loadtests.programs import json_of
+from loadtests.resp import keys_for_ever
+from loadtests.rows.stage import LOAD_CPU, SERVER_CPU, Plot, Stage, over_time
+from loadtests.stores_seen import redis, rows
+from loadtests.topologies import Running, Topology, start
+from loadtests.workflows import STATIC, TURN
+
+SHARE = 0.7
+CALIBRATION = 5.0
+SESSIONS = 2_000
+KEPT = 100  # samples of latency a second, about
+SAMPLES = 120  # over the whole soak
+TURNS, RULES = 16, 32  # connections that show what it can do
+TABLES = "SELECT relname, n_live_tup, n_dead_tup, pg_total_relation_size(relid) FROM pg_stat_user_tables ORDER BY 1"
+
+
+def seconds(stage: Stage) -> float:
+    """How long it takes, about."""
+    return stage.scale.soak_seconds + 2 * CALIBRATION + 30
+
+
+def measure(stage: Stage) -> None:
+    """Calibrates, loads, samples."""
+    length = stage.scale.soak_seconds
+    with ExitStack() as stack:
+        running = start(stack, stage.folder, Topology())
+        rates = {
+            "rules": _rate(running, STATIC, RULES, SERVER_CPU),
+            "turns": _rate(running, TURN, TURNS, LOAD_CPU),
+        }
+        stage.say(f"alone: {rates['rules']:.0f} rules/s, {rates['turns']:.0f} turns/s")
+        loads = []
+        for name, text, cpu in (("rules", STATIC, SERVER_CPU), ("turns", TURN, LOAD_CPU)):
+            stage.found.add(f"{name}.offered", SHARE * rates[name])
+            command = asking.command(running.port, text, length, rate=SHARE * rates[name], connections=64, sessions=SESSIONS, cpu=cpu)
+            command += ["--thin", str(max(1, int(rates[name] / KEPT))), "--out", str(stage.folder / f"{name}.json")]
+            loads.append(subprocess.Popen(command))
+        try:
+            samples = _watch(stage, running, loads, length)
+        finally:
+            for load in loads:
+                if load.poll() is None:
+                    load.kill()
+        stage.found.add("keys without a time to live", len(asyncio.run(keys_for_ever(running.redis_port))))
+    _growth(stage, samples)
+    _latency(stage, stage.folder, length)
+    stage.found.note(
+        f"Split 1+1 behind Nginx for {length / 60:.0f} minutes: rules and LLM turns each at {SHARE:.0%} of what they reached alone, in "
+        f"{SESSIONS} sessions each. Nginx, the rule tier, Redis and the rules' load on one core; heavy, PostgreSQL, the mock LLM and the "
+        "turns' load on the other. Event logs stay in Redis for an hour behind their turn: a shorter soak sees them grow."
+    )
+
+
+def _rate(running: Running, text: str, connections: int, cpu: int) -> float:
+    command = asking.command(running.port, text, CALIBRATION, connections=connections, cpu=cpu)
+    return asking.rate_of(json_of(command)["samples"])
+
+
+def _watch(stage: Stage, running: Running, loads: Sequence[subprocess.Popen[bytes]], length: float) -> list[dict[str, float]]:
+    """A sample every so often until the loads have ended."""
+    began, samples = time.monotonic(), []
+    while any(load.poll() is None for load in loads):
+        if time.monotonic() - began > length + 120:
+            raise RuntimeError("the load does not end")
+        samples.append({"at": time.monotonic() - began, **_sample(running)})
+        if len(samples) % 10 == 0:
+            stage.say(f"{samples[-1]['at']:.0f} of {length:.0f} s")
+        time.sleep(max(0.5, length / SAMPLES))
+    if any(load.returncode for load in loads):
+        raise RuntimeError("a load broke")
+    return samples
+
+
+def _sample(running: Running) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for role, process in (("lightweight", running.lightweight[0]), ("heavy", running.heavy[0])):
+        seen = psutil.Process(process.pid)
+        found[f"{role} MB"] = seen.memory_info().rss / 2**20
+        found[f"{role} descriptors"] = seen.num_fds()
+    found["Redis keys"] = float(redis(running.redis_port, "DBSIZE").split()[-1])
+    memory = next(line for line in redis(running.redis_port, "INFO", "memory").splitlines() if line.startswith("used_memory:"))
+    found["Redis MB"] = float(memory.partition(":")[2]) / 2**20
+    live = dead = size = 0.0
+    for _, alive, gone, total in rows(running.database, TABLES):
+        live, dead, size = live + float(alive), dead + float(gone), size + float(total)
+    return {**found, "rows": live, "dead rows": dead, "database MB": size / 2**20}
+
+
+def _growth(stage: Stage, samples: Sequence[dict[str, float]]) -> None:
+    """A picture of each kind, and how much an hour adds."""
+    table: list[list[object]] = [["what", "at first", "a third in", "at the end", "more an hour, behind the first third"]]
+    third = len(samples) // 3
+    for name in [key for key in samples[0] if key != "at"]:
+        late = [(sample["at"], sample[name]) for sample in samples[third:]]
+        hourly = slope(late) * 3600
+        table.append([name, samples[0][name], samples[third][name], samples[-1][name], hourly])
+        stage.found.add(f"{name}.hourly", hourly)
+        unit = name.rpartition(" ")[2]
+        plot = stage.found.plots.setdefault(unit, Plot(f"Soak: {unit}", "seconds", unit))
+        plot.lines[name] = [[sample["at"], sample[name]] for sample in samples]
+    stage.found.tables["What grows"] = table
+
+
+def slope(points: Sequence[tuple[float, float]]) -> float:
+    """The least-squares slope of y over x; 0 for a single point."""
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    middle_x, middle_y = statistics.fmean(xs), statistics.fmean(ys)
+    spread = sum((x - middle_x) ** 2 for x in xs)
+    return sum((x - middle_x) * (y - middle_y) for x, y in points) / spread if spread else 0.0
+
+
+def _latency(stage: Stage, folder: Path, length: float) -> None:
+    for name in ("rules", "turns"):
+        samples = json.loads((folder / f"{name}.json").read_text())["samples"]
+        good = [(at, ms) for at, ms, status in samples if status == 200]
+        stage.found.add(f"{name}.failed", len(samples) - len(good))
+        plot = Plot(f"Soak: latency of {name}", "seconds", "ms", log_y=True)
+        plot.lines = {f"p{share * 100:g}": over_time(good, share, max(1.0, length / 60)) for share in (0.5, 0.95, 0.99)}
+        stage.found.plots[f"latency of {name}"] = plot
+        p99 = [value for _, value in plot.lines["p99"]]
+        half = len(p99) // 2
+        stage.found.add(f"{name}.p99_first_half_ms", statistics.median(p99[: half or 1]))
+        stage.found.add(f"{name}.p99_second_half_ms", statistics.median(p99[half:]))
