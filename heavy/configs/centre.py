@@ -29,7 +29,7 @@ Step = Callable[[AgentRow], tuple[AgentRow, Action, int]]
 
 
 class Centre:
-    """The centre as one process has it. `keeper` is None where files serve: then nothing can be changed here."""
+    """The centre as one process has it. `keeper` is None where files serve: then versions can be stored, and none brought into force."""
 
     def __init__(
         self,
@@ -74,8 +74,8 @@ class Centre:
         return replace(found, workflow=None, problems=[*more, *found.problems]) if more else found
 
     async def push(self, agent_id: str, text: str, form: Form, *, author: str, note: str) -> tuple[VersionRow, Examination]:
-        """Stores a text as a version. Raises ConfigInvalid with every problem and every failed test, Conflict where files serve."""
-        self._need_database()
+        """Stores a text as a version. Raises ConfigInvalid with every problem and every failed test. Where files serve it waits for the
+        day on which the centre does."""
         found = await self.examine(agent_id, text, form)
         if found.workflow is None or found.failed:
             raise invalid(found)

@@ -111,6 +111,8 @@ def test_agents_of_files_are_looked_at(chromium: Chrome, demo_url: str) -> None:
     assert pages.heading.startswith("Agent ")
     assert pages.faults() == []
     visitor = Pages(demo_url)
-    refused = visitor.post("/agents/other/edit", text=workflow("We open at 9.").replace('"desk"', '"other"'), form="json", action="push")
+    other = workflow("We open at 9.").replace('"desk"', '"other"')
+    assert visitor.post("/agents/other/edit", text=other, form="json", action="push").status == 303
+    refused = visitor.post("/agents/other", action="activate", version="1")
     assert refused.status == 409
     assert "start it with LOADSPLIT_CONFIG=db:" in words(refused)

@@ -176,11 +176,15 @@ async def test_an_agent_that_is_not_known(centre: InProcess) -> None:
     assert (await centre.call("POST", "/admin/api/agents/nobody/rollback", {}))[0] == 404
 
 
-async def test_where_files_serve_nothing_is_changed(shop: InProcess) -> None:
+async def test_where_files_serve_versions_are_kept_and_none_comes_into_force(shop: InProcess) -> None:
     _, agents = await shop.call("GET", "/admin/api/agents")
     assert (agents["source"], [a["agent_id"] for a in agents["agents"]]) == ("files", ["shop"])
-    for method, path, body in (("PUT", "config", workflow("x")), ("POST", "activate", {"version": 1}), ("POST", "rollback", {})):
-        status, problem = await shop.call(method, f"{AGENT}/{path}", body)
+    status, pushed = await shop.call("PUT", f"{AGENT}/config", workflow("x"))
+    assert (status, pushed["version"]) == (200, 1)
+    assert (await shop.call("PUT", f"{AGENT}/config", {"agent_id": "shop", "flows": [{}]}))[0] == 422
+    assert [v["state"] for v in (await shop.call("GET", f"{AGENT}/versions"))[1]["versions"]] == ["stored"]
+    for path, body in (("activate", {"version": 1}), ("rollback", {})):
+        status, problem = await shop.call("POST", f"{AGENT}/{path}", body)
         assert status == 409
         assert "LOADSPLIT_CONFIG=db:" in problem["detail"]
     status, examined = await shop.call("PUT", f"{AGENT}/config?dry_run=true", workflow("x"))
