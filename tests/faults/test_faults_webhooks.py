@@ -112,6 +112,7 @@ def test_a_slow_receiver_and_a_quick_one(split: Split, receiver: Receiver, regis
     wait_until_sync(lambda: len(receiver.at("/fault-hang")) == 30, "the slow one has all of them")
 
 
+@pytest.mark.long
 def test_a_frozen_owner_reports_too_late(split: Split, receiver: Receiver, register: Any) -> None:
     """A process is frozen with a message under way; another one delivers it; the late word of the first one changes nothing."""
     receiver.answers["/fault-frozen"] = ["hang", 204]
@@ -145,6 +146,7 @@ def test_without_redis(split: Split, redis: RedisServer, receiver: Receiver, reg
     wait_until_sync(lambda: split.heavy[0].client.call("GET", "/api/v1/health").json["status"] == "healthy", "Redis is used again", 10)
 
 
+@pytest.mark.long
 def test_without_postgres_for_a_while(split: Split, postgres: PostgresServer, receiver: Receiver, register: Any) -> None:
     """The answer comes while the database is away, so nobody can write it down: the message comes again, with the same id."""
     receiver.answers["/fault-no-db"] = ["hang", 204]

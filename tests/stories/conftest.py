@@ -43,11 +43,15 @@ def env(llm: Running, business: Running) -> dict[str, str]:
     return environment("openai", llm, business)
 
 
-@pytest.fixture(scope="session", params=["single-openai", "single-anthropic", "split-openai", "split-anthropic"])
+# Each topology and each provider once; the other two pairs are for `make test-long`.
+PAIRS = ["single-anthropic", "split-openai", *(pytest.param(p, marks=pytest.mark.long) for p in ("single-openai", "split-anthropic"))]
+
+
+@pytest.fixture(scope="session", params=PAIRS)
 def client(
     request: pytest.FixtureRequest, llm: Running, business: Running, redis_url: str, postgres_server: PostgresServer, folder: Path
 ) -> Iterator[Client]:
-    """A running loadsplit: as a single process and as a split, each with both providers."""
+    """A running loadsplit: as a single process and as a split, over one provider and the other."""
     topology, _, provider = request.param.partition("-")
     place = folder / request.param
     place.mkdir(exist_ok=True)  # a parallel run may come back to a topology

@@ -197,6 +197,7 @@ def test_a_deleted_session_leaves_nothing(client: Client, there: Receiver, regis
 
 
 @pytest.mark.timeout(150)
+@pytest.mark.long
 def test_everything_dies_between_the_commit_and_the_delivery(
     desks_env: dict[str, str], redis_database: str, postgres_database: str, tmp_path: Path, there: Receiver
 ) -> None:

@@ -139,6 +139,7 @@ def test_both_heavy_replicas_serve(split: Split) -> None:
     wait_until_sync(both, "both replicas have ended turns")
 
 
+@pytest.mark.long
 def test_a_hangup_starts_the_tiers_again_one_after_the_other(split: Split) -> None:
     """Every process of the tiers is another one afterwards; no request has failed, and a stream that ran is complete."""
     names = ("lightweight-1", "lightweight-2", "heavy-1", "heavy-2")
