@@ -132,7 +132,7 @@ def wanted(options: argparse.Namespace, folder: Path) -> dict[str, float]:
 
 def files(options: argparse.Namespace) -> dict[str, Path]:
     """The files that were named, by the names of their options."""
-    return {name: path for name in ("messages", "arrivals", "litellm") if (path := getattr(options, name)) is not None}
+    return {name: path.absolute() for name in ("messages", "arrivals", "litellm") if (path := getattr(options, name)) is not None}
 
 
 def stage_of(folder: Path, asked: dict[str, Any], files: dict[str, Path]) -> Stage:
