@@ -23,8 +23,8 @@ async def test_the_server_purges_by_itself(tmp_path: Path, monkeypatch: pytest.M
     async with in_process(WORKFLOW, tmp_path, retention_days=str(day), record_days="0") as shop:
         status, first = await shop.call("GET", "/admin/api/purge")
         assert (status, first["retention_days"], first["record_days"]) == (200, day, None)
-        turn_id = (await shop.ask("opening hours", "old"))["turn_id"]
         began = time.monotonic()
+        turn_id = (await shop.ask("opening hours", "old"))["turn_id"]
         erased = 0
         while time.monotonic() - began < 10 and not erased:
             await shop.ask("opening hours", "young")
