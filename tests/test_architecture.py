@@ -28,7 +28,7 @@ MAY_IMPORT = {
 # Inside a package, lower layers know nothing of higher ones. Rooms of one row may import each other (without cycles).
 INNER_LAYERS = {
     "common": [
-        {"errors"},
+        {"errors", "kept"},
         {"contracts", "workflow"},
         {"settings", "telemetry"},
         {"endpoints", "hotstore"},

@@ -7,15 +7,14 @@ snapshot that was last seen on this machine.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
-import secrets
 from pathlib import Path
 
 from common.contracts.access import decode
 from common.hotstore import keys
+from common.hotstore.news import follow_news
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
+from common.kept import keep, read_kept
 from common.telemetry.metrics import Metrics
 from common.web.auth import KeyRing
 
@@ -51,21 +50,11 @@ class KeyNews:
         except HotStoreUnavailable:
             there = False
         if not there:
-            self._take(_read(self._path), "this machine's last snapshot")
+            self._take(read_kept(self._path), "this machine's last snapshot")
 
     async def follow(self) -> None:
         """Keeps the ring up to date. Runs until cancelled."""
-        while True:
-            with contextlib.suppress(HotStoreUnavailable):
-                async with self._hotstore.subscribe(keys.ACCESS_NEWS) as news:
-                    while True:
-                        await self._look()
-                        with contextlib.suppress(TimeoutError):
-                            async with asyncio.timeout(LOOK_SECONDS):
-                                await anext(news)
-            with contextlib.suppress(HotStoreUnavailable):  # it may be only the channel that fails
-                await self._look()
-            await asyncio.sleep(LOOK_SECONDS)
+        await follow_news(self._hotstore, keys.ACCESS_NEWS, self._look, LOOK_SECONDS)
 
     async def _look(self) -> bool:
         """Takes the snapshot, if it is another one than at the last look. Whether there is one."""
@@ -74,7 +63,10 @@ class KeyNews:
             return False
         self._seen, data = found
         if data is not None and self._take(data, "the hot store's snapshot"):
-            _keep(self._path, data)
+            try:
+                keep(self._path, data)
+            except OSError as e:
+                log.warning("the API keys are not kept for the next start: %s: %s", self._path, e.strerror)
         return True
 
     def _take(self, data: bytes | None, what: str) -> bool:
@@ -87,27 +79,3 @@ class KeyNews:
         self._revision.set(access.revision)
         log.info("API keys and limits are those of %s", what, extra={"revision": access.revision, "count": len(access.keys)})
         return True
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as e:
-        log.warning("%s cannot be read: %s", path, e.strerror)
-        return None
-
-
-def _keep(path: Path, data: bytes) -> None:
-    """Puts the whole file in the place of the former one, readable by its owner only. Without a place to write to it is not kept."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
-            f.write(data)
-        draft.replace(path)
-    except OSError as e:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-        log.warning("the API keys are not kept for the next start: %s: %s", path, e.strerror)

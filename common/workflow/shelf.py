@@ -8,10 +8,11 @@ import contextlib
 import logging
 import os
 import re
-import secrets
 import time
 from collections.abc import Collection
 from pathlib import Path
+
+from common.kept import keep, read_kept
 
 FOLDER = "configs"
 MANIFEST = "manifest"
@@ -29,7 +30,7 @@ class Shelf:
 
     def text(self, config_hash: str) -> bytes | None:
         """What was kept under a hash."""
-        return self._read(config_hash) if _HASH.match(config_hash) else None
+        return read_kept(self._folder / config_hash) if _HASH.match(config_hash) else None
 
     def keep(self, config_hash: str, data: bytes) -> None:
         """Keeps a version."""
@@ -38,7 +39,7 @@ class Shelf:
 
     def manifest(self) -> bytes | None:
         """The last one that was kept."""
-        return self._read(MANIFEST)
+        return read_kept(self._folder / MANIFEST)
 
     def keep_manifest(self, data: bytes, hashes: Collection[str] = ()) -> None:
         """Keeps the manifest in the place of the former one, and throws away what has long not been among `hashes`."""
@@ -50,25 +51,10 @@ class Shelf:
                 elif _HASH.match(file.name) and file.stat().st_mtime < time.time() - UNUSED_SECONDS:
                     file.unlink(missing_ok=True)
 
-    def _read(self, name: str) -> bytes | None:
-        try:
-            return (self._folder / name).read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as e:
-            log.warning("%s cannot be read: %s", self._folder / name, e.strerror)
-            return None
-
     def _write(self, name: str, data: bytes) -> None:
-        draft = self._folder / f".{name}.{secrets.token_hex(8)}"
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(data)
-            draft.replace(self._folder / name)
+            keep(self._folder / name, data)
         except OSError as e:
-            with contextlib.suppress(OSError):
-                draft.unlink(missing_ok=True)
             if not self._told:
                 self._told = True
                 log.warning("versions of workflows are not kept for the next start: %s: %s", self._folder, e.strerror)

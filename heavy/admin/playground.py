@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from starlette.responses import Response
@@ -24,13 +25,11 @@ async def playground(visit: Visit) -> Response:
     asked = visit.query
     session_id = asked.get("session_id") or f"playground-{new_turn_id()[-8:]}"
     messages: list[Any] = []
-    try:
+    with contextlib.suppress(NotFound):  # a session begins with its first message
         found = await visit.ask(
             get_session, path={"session_id": check_id(session_id, "session_id")}, query={"include": "messages", "limit": SHOWN}
         )
         messages = [m for m in found["messages"] if m["role"] in ("user", "assistant") and m["content"]]
-    except NotFound:
-        pass  # it begins with its first message
     turn = await _turn(visit, asked["turn"]) if "turn" in asked else {"found": None}
     chosen = asked.get("agent_id") or next(iter(agents(visit)), "")
     return visit.page("playground.html", session_id=session_id, messages=messages, agents=agents(visit), agent_id=chosen, **turn)

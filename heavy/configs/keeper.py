@@ -12,15 +12,15 @@ import logging
 import time
 from typing import Any
 
-from common.contracts.rollout import Manifest, encode, pack, unpack
+from common.contracts.rollout import Manifest, encode, pack
 from common.errors import DependencyUnavailable
 from common.hotstore import keys
+from common.hotstore.news import follow_news
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
 from common.telemetry.metrics import Metrics
-from common.web.config_news import EMPTY
+from common.web.centre_source import CentreSource
 from common.workflow.patterns import PatternCheck
-from common.workflow.rollout import Rollout, Unusable, workflow_of
-from common.workflow.schema import Workflow
+from common.workflow.rollout import Rollout, Unusable
 from common.workflow.shelf import Shelf
 from heavy.configs.stores import ConfigStore
 
@@ -31,10 +31,8 @@ AT_ONCE = 20  # texts that are written at the same time
 log = logging.getLogger(__name__)
 
 
-class CentreKeeper:
+class CentreKeeper(CentreSource):
     """The source of workflows of one heavy process. `secret` signs the manifest; versions that were read are kept on the shelf."""
-
-    public_only = True
 
     def __init__(
         self,
@@ -46,34 +44,25 @@ class CentreKeeper:
         check: PatternCheck,
         metrics: Metrics,
     ) -> None:
+        super().__init__(shelf, env, check, metrics)
         self._store = store
         self._hotstore = hotstore
         self._secret = secret
-        self._shelf = shelf
-        self._env, self._check_pattern = env, check
-        self._revision, self._refused = metrics.config_revision, metrics.config_refused
-        self._rollouts: tuple[Rollout[Any], ...] = ()
         self._manifest: Manifest | None = None
         self._shared: set[str] = set()
         self._written = self._texts_written = -TEXTS_SECONDS
         self._looking = asyncio.Lock()  # of two looks at once the slower one must not have the last word
 
-    async def bring(self, agent_id: str, config_hash: str) -> tuple[Workflow, int]:
-        """A version's workflow, its text from this machine or from the database."""
-        data = await asyncio.to_thread(self._shelf.text, config_hash)
-        if data is not None:
-            with contextlib.suppress(Unusable):  # a damaged copy is read again
-                return await self._workflow(agent_id, config_hash, data)
+    async def fetch(self, agent_id: str, config_hash: str) -> bytes:
+        """The text from the database."""
         data = await self._text(agent_id, config_hash)
         if data is None:
             raise Unusable(f"the config centre has no version {config_hash} of {agent_id!r}")
-        brought = await self._workflow(agent_id, config_hash, data)
-        await asyncio.to_thread(self._shelf.keep, config_hash, data)
-        return brought
+        return data
 
     async def begin(self, *rollouts: Rollout[Any]) -> None:
         """Brings into force what the database says. Raises DependencyUnavailable."""
-        self._rollouts = rollouts
+        self.rollouts = rollouts
         await self.look()
 
     async def look(self) -> None:
@@ -83,11 +72,8 @@ class CentreKeeper:
                 manifest = await self._store.manifest()
                 with contextlib.suppress(HotStoreUnavailable):  # who follows it keeps what he knows; he compiles while we do
                     await self._share(manifest)
-                if all([await rollout.apply(manifest) for rollout in self._rollouts]):
+                if await self.apply(manifest):
                     self._manifest = manifest
-                    self._revision.set(manifest.revision)
-                    self._refused.set(sum(len(rollout.refused) for rollout in self._rollouts))
-                    log.info("versions of agents are in force", extra={"revision": manifest.revision, "count": len(manifest.agents)})
             else:
                 with contextlib.suppress(HotStoreUnavailable):
                     await self._share(self._manifest)
@@ -101,16 +87,7 @@ class CentreKeeper:
 
     async def follow(self) -> None:
         """Looks each second, and at once when another process says that something has changed. Runs until cancelled."""
-        while True:
-            with contextlib.suppress(HotStoreUnavailable):
-                async with self._hotstore.subscribe(keys.CONFIGS_NEWS) as news:
-                    while True:
-                        await self.catch_up()
-                        with contextlib.suppress(TimeoutError):
-                            async with asyncio.timeout(LOOK_SECONDS):
-                                await anext(news)
-            await self.catch_up()
-            await asyncio.sleep(LOOK_SECONDS)
+        await follow_news(self._hotstore, keys.CONFIGS_NEWS, self.catch_up, LOOK_SECONDS)
 
     async def serve_texts(self) -> None:
         """Brings texts again that somebody misses in the hot store. Runs until cancelled."""
@@ -123,14 +100,6 @@ class CentreKeeper:
                         if agent_id := next((i for i, s in agents if config_hash in (s.active, s.canary, s.previous)), None):
                             await self._write_text(agent_id, config_hash)
             await asyncio.sleep(LOOK_SECONDS)
-
-    async def check(self) -> None:
-        """Raises DependencyUnavailable while no agent is in force, or one serves an earlier version than it should."""
-        for rollout in self._rollouts:
-            if rollout.empty:
-                raise DependencyUnavailable(EMPTY)
-            for agent_id, why in rollout.refused.items():
-                raise DependencyUnavailable(f"the agent {agent_id!r} serves an earlier version: {why}")
 
     async def _share(self, manifest: Manifest) -> None:
         """Writes texts and manifest where the hot store has none, an older one, or this one for a while."""
@@ -151,7 +120,7 @@ class CentreKeeper:
                 await self._hotstore.publish(keys.CONFIGS_NEWS, b"%d" % manifest.revision)
 
     async def _write_text(self, agent_id: str, config_hash: str) -> None:
-        data = await asyncio.to_thread(self._shelf.text, config_hash) or await self._text(agent_id, config_hash)
+        data = await asyncio.to_thread(self.shelf.text, config_hash) or await self._text(agent_id, config_hash)
         if data is not None:
             await self._hotstore.set(keys.config(config_hash), data, keys.CONFIG_TTL)
             self._shared.add(config_hash)
@@ -159,11 +128,3 @@ class CentreKeeper:
     async def _text(self, agent_id: str, config_hash: str) -> bytes | None:
         row = await self._store.of_hash(agent_id, config_hash)
         return None if row is None else pack(row.form, row.text)
-
-    async def _workflow(self, agent_id: str, config_hash: str, data: bytes) -> tuple[Workflow, int]:
-        try:
-            form, text = unpack(data)
-        except ValueError as e:
-            raise Unusable(str(e)) from None
-        given = (agent_id, config_hash, form, text, self._env, self._check_pattern)
-        return await asyncio.to_thread(workflow_of, *given), len(text)

@@ -14,6 +14,7 @@ import time
 from common.contracts.access import Access, encode
 from common.errors import DependencyUnavailable
 from common.hotstore import keys
+from common.hotstore.news import follow_news
 from common.hotstore.protocol import HotStore, HotStoreUnavailable
 from common.telemetry.metrics import Metrics
 from common.web.auth import KeyRing
@@ -52,16 +53,7 @@ class AccessKeeper:
 
     async def keep(self) -> None:
         """Looks each second, and at once when another process says that something has changed. Runs until cancelled."""
-        while True:
-            with contextlib.suppress(HotStoreUnavailable):
-                async with self._hotstore.subscribe(keys.ACCESS_NEWS) as news:
-                    while True:
-                        await self.catch_up()
-                        with contextlib.suppress(TimeoutError):
-                            async with asyncio.timeout(LOOK_SECONDS):
-                                await anext(news)
-            await self.catch_up()
-            await asyncio.sleep(LOOK_SECONDS)
+        await follow_news(self._hotstore, keys.ACCESS_NEWS, self.catch_up, LOOK_SECONDS)
 
     async def catch_up(self) -> None:
         """As `look`; while the database is away everything stays as it is."""
