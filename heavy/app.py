@@ -120,7 +120,7 @@ async def open_heavy(settings: HeavySettings, given: Given = Given()) -> AsyncIt
         entrance = _entrance(settings, owner, metrics)
         quotas = Quotas(ring, stores.access, hotstore, _node(entrance, owner), metrics, spending)
         learner = Learner(stores.learned, hotstore, agents)
-        mover = JournalMover(stores.turns, hotstore, metrics, owner.name, agents.first_timer, learner.answered)
+        mover = JournalMover(stores.turns, hotstore, metrics, owner.name, agents.first_timer, learner.answered, lambda: entrance.under_way)
         gates, marks = Gates(hotstore, stores.sessions), Marks(hotstore, stores.turns)
         parts = RunParts(stores, hotstore, gateway, caller, gates, learner, mcp)
         lives = Lives(stores=stores, hotstore=hotstore, owner=owner, agents=agents, parts=parts, metrics=metrics, tracing=given.tracing)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from itertools import islice
 
 from common.contracts.gate import GATE_TTL
 from common.hotstore.accounts import KEEP_SECONDS, Account, Amounts, HeldAccount
@@ -41,9 +41,8 @@ class _Item:
 
 @dataclass(slots=True)
 class _Entry:
-    data: bytes
-    behind: bool = False
-    consumer: str | None = None
+    item: JournalItem
+    consumer: str = ""
     read_at: float = 0.0
 
 
@@ -56,7 +55,8 @@ class MemoryHotStore:
         self._items: dict[str, _Item] = {}
         self._bytes = 0
         self._writes = 0
-        self._journal: dict[str, _Entry] = {}
+        self._new: deque[JournalItem] = deque()  # of the journal: what nobody has read yet
+        self._taken: dict[str, _Entry] = {}  # and what somebody has
         self._journal_seq = 0
         self._channels: dict[str, set[Inbox]] = {}
 
@@ -92,11 +92,11 @@ class MemoryHotStore:
             return True, before
         if before and before[0] not in allowed:
             return False, before
-        if len(self._journal) >= self._max_journal:
+        if len(self._new) + len(self._taken) >= self._max_journal:
             raise HotStoreUnavailable("the journal is full")
         self._journal_seq += 1
         kept = _kept(entry)
-        self._journal[f"{self._journal_seq:020d}"] = _Entry(kept, behind=bool(waiting))
+        self._new.append(JournalItem(f"{self._journal_seq:020d}", kept, behind=bool(waiting)))
         waiting[turn_id] = kept
         self._put(pending_key, waiting, PENDING_TTL, self._size(pending_key) + len(entry))
         if new_gate is not None:
@@ -110,25 +110,30 @@ class MemoryHotStore:
     async def journal_read(self, consumer: str, count: int, silent: float = JOURNAL_SILENT) -> Sequence[JournalItem]:
         """The consumer's own unacknowledged entries first; without any, those of silent consumers, then new ones."""
         now = self._clock()
-        mine = self._select(count, lambda e: e.consumer == consumer)
+        mine = [e.item for e in self._taken.values() if e.consumer == consumer]
         if mine:
-            return mine
-        found = self._select(count, lambda e: e.consumer is None or now - e.read_at > silent)
+            return mine[:count]
+        found = [e.item for e in self._taken.values() if now - e.read_at > silent][:count]
+        found += [self._new.popleft() for _ in range(min(count - len(found), len(self._new)))]
         for item in found:
-            self._journal[item.id].consumer, self._journal[item.id].read_at = consumer, now
+            self._taken[item.id] = _Entry(item, consumer, now)
         return found
+
+    async def journal_held(self, consumer: str, upto: str, pending_keys: Collection[str]) -> Sequence[JournalItem]:
+        """Entries that other consumers have in hand, up to an id."""
+        return [e.item for e in self._taken.values() if e.consumer != consumer and e.item.id <= upto]
 
     async def journal_done(self, items: Sequence[tuple[str, str, str]]) -> None:
         """Removes entries that are in the database."""
         for item_id, pending_key, turn_id in items:
-            self._journal.pop(item_id, None)
+            self._taken.pop(item_id, None)
             waiting = self._hash(pending_key)
             if waiting.pop(turn_id, None) is not None and not waiting:
                 self._drop(pending_key)
 
     async def journal_size(self) -> int:
         """Entries on their way to the database."""
-        return len(self._journal)
+        return len(self._new) + len(self._taken)
 
     async def log_append(self, key: str, at: int, items: Sequence[bytes], ttl: float) -> bool:
         """Appends if the log holds exactly `at` items, or if these very items are already its end (a repeated append)."""
@@ -270,7 +275,8 @@ class MemoryHotStore:
     async def aclose(self) -> None:
         """Forgets everything."""
         self._items.clear()
-        self._journal.clear()
+        self._new.clear()
+        self._taken.clear()
         self._bytes = 0
 
     def _value(self, key: str) -> Value | None:
@@ -327,10 +333,6 @@ class MemoryHotStore:
             if self._bytes <= goal or len(self._items) == 1:
                 return
             self._drop(key)
-
-    def _select(self, count: int, wanted: Callable[[_Entry], bool]) -> list[JournalItem]:
-        found = (JournalItem(i, e.data, e.behind) for i, e in self._journal.items() if wanted(e))
-        return list(islice(found, count))
 
 
 def _kept(value: bytes) -> bytes:

@@ -5,7 +5,7 @@ Every method but `aclose` raises HotStoreUnavailable when the store is away or t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -28,6 +28,12 @@ class JournalItem:
     id: str
     entry: bytes
     behind: bool = False
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Sorts items as they were recorded."""
+        first, _, second = self.id.partition("-")
+        return int(first), int(second or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,10 @@ class HotStore(Protocol):
     async def journal_read(self, consumer: str, count: int, silent: float = JOURNAL_SILENT) -> Sequence[JournalItem]:
         """Up to `count` entries that no other live consumer has, without waiting. Those of a consumer that was silent for so many seconds
         count as nobody's: moving an entry twice does no harm."""
+
+    async def journal_held(self, consumer: str, upto: str, pending_keys: Collection[str]) -> Sequence[JournalItem]:
+        """What other consumers, living or dead, have in hand of these sessions, up to the item id `upto`. Items of other sessions may be
+        among it."""
 
     async def journal_done(self, items: Sequence[tuple[str, str, str]]) -> None:
         """Removes entries that are in the database: (item id, pending key, turn id) each. An empty item id only clears the pending hash."""

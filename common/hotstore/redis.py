@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, cast
@@ -39,12 +39,27 @@ local gate = redis.call('GET', KEYS[1])
 if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return {1, gate} end
 if gate and gate ~= '' and not string.find(ARGV[3], string.sub(gate, 1, 1), 1, true) then return {0, gate} end
 local id
-if redis.call('EXISTS', KEYS[2]) == 1 then id = redis.call('XADD', KEYS[3], '*', 'e', ARGV[2], 'b', '')
-else id = redis.call('XADD', KEYS[3], '*', 'e', ARGV[2]) end
+if redis.call('EXISTS', KEYS[2]) == 1 then id = redis.call('XADD', KEYS[3], '*', 'e', ARGV[2], 's', KEYS[2], 'b', '')
+else id = redis.call('XADD', KEYS[3], '*', 'e', ARGV[2], 's', KEYS[2]) end
 redis.call('HSET', KEYS[2], ARGV[1], id .. ' ' .. ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[6])
 if ARGV[4] ~= '' then redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5]) end
 return {1, gate}
+"""
+
+# KEYS journal. ARGV group, who asks, last id, pending keys… An entry that does not say its session, of an older version, is given, too.
+HELD = """
+local wanted, found = {}, {}
+for i = 4, #ARGV do wanted[ARGV[i]] = true end
+for _, other in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1])[4] or {}) do
+  if other[1] ~= ARGV[2] then
+    for _, held in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', ARGV[3], other[2], other[1])) do
+      local item = redis.call('XRANGE', KEYS[1], held[1], held[1])[1]
+      if item and (item[2][3] ~= 's' or wanted[item[2][4]]) then found[#found + 1] = {held[1], item[2][2]} end
+    end
+  end
+end
+return found
 """
 
 # KEYS log. ARGV expected length, TTL ms, items… A repeated append (its reply was lost) finds its items at the end and succeeds.
@@ -111,6 +126,7 @@ class RedisHotStore:
         self._call = self._redis.call
         self._record = Script(self._call, RECORD)
         self._claim = Script(self._call, CLAIM)
+        self._held = Script(self._call, HELD)
         self._log_append = Script(self._call, LOG_APPEND)
         self._read_version, self._write_version = Script(self._call, READ_VERSION), Script(self._call, WRITE_VERSION)
         self._throttle, self._draw = Script(self._call, THROTTLE), Script(self._call, DRAW)
@@ -162,6 +178,11 @@ class RedisHotStore:
         if len(items) < count:
             items += await self._read_group(consumer, count - len(items), ">")
         return items
+
+    async def journal_held(self, consumer: str, upto: str, pending_keys: Collection[str]) -> Sequence[JournalItem]:
+        """Entries of these sessions that other consumers have in hand, up to an id."""
+        found = await self._held.run(1, JOURNAL, JOURNAL_GROUP, consumer, upto, *pending_keys)
+        return [JournalItem(item_id.decode(), entry) for item_id, entry in found]
 
     async def journal_done(self, items: Sequence[tuple[str, str, str]]) -> None:
         """Removes entries that are in the database."""

@@ -1,24 +1,27 @@
 """Moves rule-answered turns from the hot store's journal into the database, in batches, idempotent by turn id, each session's in the order
 in which they were answered.
 
-Two doors: `drain` runs all the time; `settle` brings one session up to date at once, before a turn or a reader needs its history.
+Two doors: `drain` runs all the time, and leaves half of it to turns that are under way; `settle` brings one session up to date at once,
+before a turn or a reader needs its history.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from common.contracts.journal import JournalEntry, decode
 from common.errors import DependencyUnavailable
 from common.hotstore import keys
-from common.hotstore.protocol import JOURNAL_SILENT, HotStore, HotStoreUnavailable
+from common.hotstore.protocol import JOURNAL_SILENT, HotStore, HotStoreUnavailable, JournalItem
 from common.telemetry.metrics import Metrics
 from heavy.turns.rows import ArmTimer
 from heavy.turns.stores import TurnStore
 
-BATCH = 500
+BATCH, SMALL_BATCH = 500, 100
+LONG_JOURNAL = 20_000  # entries, some 30 MB in Redis: from there on it is moved without a rest
 IDLE_SECONDS = (0.02, 0.05, 0.1, 0.25)
 AWAY_SECONDS = 1.0
 log = logging.getLogger(__name__)
@@ -28,7 +31,8 @@ FirstTimer = Callable[[str, str], Awaitable[ArmTimer | None]]
 
 class JournalMover:
     """Owns the way from the journal to the database. `timers` says what a rule-answered turn arms, by agent id and
-    config hash; `moved` hears of the entries that are in the database now (of some of them twice)."""
+    config hash; `moved` hears of the entries that are in the database now (of some of them twice); `busy` says how many turns are under
+    way here."""
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class JournalMover:
         consumer: str,
         timers: FirstTimer | None = None,
         moved: Callable[[Sequence[JournalEntry]], None] = lambda entries: None,
+        busy: Callable[[], int] = lambda: 0,
     ) -> None:
         self._turns = turns
         self._hotstore = hotstore
@@ -45,39 +50,48 @@ class JournalMover:
         self._consumer = consumer
         self._timers = timers
         self._moved = moved
+        self._busy = busy
 
     async def drain(self) -> None:
         """Runs until cancelled."""
         idle = 0
         while True:
+            began, gentle = time.monotonic(), self._busy() > 0
+            count = SMALL_BATCH if gentle else BATCH
             try:
-                moved = await self.move_batch()
+                moved = await self.move_batch(count=count)
+                if gentle and moved == count:  # what it took is left to the turns, the less the more there is to move
+                    rest = 1 - await self._hotstore.journal_size() / LONG_JOURNAL
+                    await asyncio.sleep(max(0.0, rest) * (time.monotonic() - began))
             except DependencyUnavailable as e:
                 log.warning("journal not moved: %s", e.detail)
                 await asyncio.sleep(AWAY_SECONDS)
                 continue
             idle = 0 if moved else min(idle + 1, len(IDLE_SECONDS) - 1)
-            if moved < BATCH:
+            if moved < count:
                 await asyncio.sleep(IDLE_SECONDS[idle])
 
-    async def move_batch(self, silent: float = JOURNAL_SILENT) -> int:
-        """Moves up to one batch; returns how many entries it took. `silent` as in `journal_read`."""
-        items = await self._hotstore.journal_read(self._consumer, BATCH, silent)
+    async def move_batch(self, silent: float = JOURNAL_SILENT, count: int = BATCH) -> int:
+        """Moves up to `count` entries; returns how many it took. `silent` as in `journal_read`."""
+        items = await self._hotstore.journal_read(self._consumer, count, silent)
         if not items:
             return 0
-        entries = [_read(item.entry) for item in items]
-        behind = {keys.pending(e.tenant, e.session_id) for item, e in zip(items, entries, strict=True) if e is not None and item.behind}
-        await self._record([*await self._before(behind), *(e for e in entries if e is not None)])
-        nowhere = (keys.pending("", ""), "")
-        places = [(keys.pending(e.tenant, e.session_id), e.turn_id) if e is not None else nowhere for e in entries]
-        await self._hotstore.journal_done([(item.id, *place) for item, place in zip(items, places, strict=True)])
+        entries = {item.id: _read(item.entry) for item in items}
+        places = {item_id: keys.pending(e.tenant, e.session_id) if e is not None else "" for item_id, e in entries.items()}
+        before = await self._before(items, {places[item.id] for item in items if item.behind})
+        ordered = sorted([*items, *before], key=lambda item: item.place) if before else items
+        await self._record([e for item in ordered if (e := entries.get(item.id) or before.get(item)) is not None])
+        await self._hotstore.journal_done([(i, places[i], e.turn_id if e is not None else "") for i, e in entries.items()])
         return len(items)
 
-    async def _before(self, places: Iterable[str]) -> list[JournalEntry]:
-        """All entries of these sessions that may not be in the database yet, in their order. Another process may have the earlier ones in
-        hand, and may have died with them: they go first all the same."""
-        waiting = await asyncio.gather(*map(self._hotstore.pending, places))
-        return [e for entries in waiting for e in map(_read, entries.values()) if e is not None]
+    async def _before(self, items: Sequence[JournalItem], places: set[str]) -> dict[JournalItem, JournalEntry]:
+        """Entries of these sessions that other processes have in hand. One may have died with them: they go in at their place all the
+        same, twice does no harm."""
+        if not places:
+            return {}
+        held = await self._hotstore.journal_held(self._consumer, max(items, key=lambda item: item.place).id, places)
+        read = ((item, _read(item.entry)) for item in held)
+        return {item: e for item, e in read if e is not None and keys.pending(e.tenant, e.session_id) in places}
 
     async def settle(self, tenant: str, session_id: str) -> None:
         """Brings the database up to date for one session. Without a hot store there is nothing that could be read."""

@@ -120,6 +120,29 @@ async def test_each_journal_entry_goes_to_one_consumer_until_it_is_done(store: H
     assert await store.journal_read("a", 10) == []
 
 
+async def test_what_others_have_in_hand_of_a_session_is_told_up_to_a_place(store: HotStore) -> None:
+    other = keys.gate("t", "s2"), keys.pending("t", "s2")
+    await store.record(GATE, PENDING, "t_1", b"1", b"r")
+    await store.record(*other, "t_2", b"2", b"r")
+    await store.journal_read("a", 2)
+    await store.record(GATE, PENDING, "t_3", b"3", b"r")
+    mine = await store.journal_read("b", 1)
+    await store.record(GATE, PENDING, "t_4", b"4", b"r")
+    await store.journal_read("a", 1)  # has not done the first two: gets one of them again
+    await store.journal_read("c", 1)
+    held = await store.journal_held("b", mine[0].id, [PENDING])
+    assert [i.entry for i in held if i.entry != b"2"] == [b"1"]
+    assert held[0].place < mine[0].place
+    assert [i.entry for i in await store.journal_held("c", mine[0].id, [PENDING]) if i.entry != b"2"] == [b"1", b"3"]
+    await store.journal_done([(i.id, PENDING, f"t_{i.entry.decode()}") for i in await store.journal_read("a", 2)])
+    assert await store.journal_held("b", mine[0].id, [PENDING]) == []
+
+
+async def test_nobody_has_anything_in_hand_of_an_empty_journal(store: HotStore) -> None:
+    assert await store.journal_read("a", 1) == []
+    assert await store.journal_held("a", "0-1", [PENDING]) == []
+
+
 async def test_a_consumer_that_did_not_finish_gets_its_entries_again(store: HotStore) -> None:
     await store.record(GATE, PENDING, "t_1", b"1", b"r")
     first = await store.journal_read("a", 10)

@@ -43,3 +43,8 @@ async def test_turns_of_rules_are_looked_up_one_by_one(postgres_database: str) -
     text = "\n".join(await planned(postgres_database, rule_turns.RECORD))
     assert "Seq Scan on turns" not in text
     assert re.search(r"on turns .*\n\s+Index Cond: .*tenant.*turn_id", text), text
+
+
+async def test_sessions_that_rules_answered_in_are_locked_one_by_one(postgres_database: str) -> None:
+    text = "\n".join(await planned(postgres_database, rule_turns.LOCK))
+    assert re.search(r"on sessions\s.*\n\s+Index Cond: .*tenant.*session_id", text), text

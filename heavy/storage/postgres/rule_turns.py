@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import asyncpg
 
@@ -13,8 +14,15 @@ from heavy.storage.rows import rule_rows, timer_values
 from heavy.turns.rows import ArmTimer
 from heavy.turns.stores import DatabaseUnavailable
 
+# Whose turns are being written or moved elsewhere is waited for before RECORD looks which are new. In the order of the arrays, so that two
+# movers can't lock each other out; sessions that are new to both meet in RECORD, in the order of its INSERT.
+LOCK = """
+SELECT count(*) FROM unnest($1::text[], $2::text[]) AS e (tenant, session_id),
+    LATERAL (SELECT FROM sessions WHERE tenant = e.tenant AND session_id = e.session_id LIMIT 1 FOR NO KEY UPDATE) s
+"""
+
 # Arrays in the order of rows.RULE_COLUMNS, then $15 agents with a timer, and their timers' $16 kinds, $17 ids, $18 positions, $19 delays.
-# Sessions are locked in key order, so two movers can't lock each other out. Each turn is looked up by itself (LATERAL, LIMIT): a join that
+# Each turn is looked up by itself (LATERAL, LIMIT): a join that
 # was planned while there were few reads them all.
 RECORD = f"""
 WITH input AS (
@@ -71,12 +79,18 @@ MOVERS = 10  # times that others may have been faster: each has stored at least 
 async def record(database: Runner, entries: Sequence[JournalEntry], timers: Mapping[str, ArmTimer]) -> int:
     """Stores rule-answered turns and arms the timers of their agents; how many turns were new."""
     columns = [list(c) for c in zip(*rule_rows(entries), strict=True)]
+    sessions = [list(c) for c in zip(*sorted({(e.tenant, e.session_id) for e in entries}), strict=True)]
     armed = [(agent_id, *timer_values([timer])[0]) for agent_id, timer in timers.items()]
     of_agents = [list(c) for c in zip(*armed, strict=True)] or [[]] * 5
+
+    async def store(connection: Any) -> int:
+        async with connection.transaction():
+            await connection.fetchval(LOCK, *sessions)
+            return int((await connection.fetchrow(RECORD, *columns, *of_agents))["n"])
+
     for _ in range(MOVERS):
         try:
-            row = await database.fetchrow(RECORD, *columns, *of_agents)
-            return int(row["n"])
-        except asyncpg.UniqueViolationError:  # another mover stored one of them meanwhile: now it is visible and skipped
+            return await database.run(store)
+        except asyncpg.UniqueViolationError:  # another mover stored one of them in a new session meanwhile: now it is visible and skipped
             continue
     raise DatabaseUnavailable("other processes are moving the same turns", retry_after=1.0)

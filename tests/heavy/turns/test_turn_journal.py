@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from common.contracts.journal import encode
+import asyncio
+
+from common.contracts.journal import JournalEntry, encode
 from common.hotstore import keys
 from common.hotstore.memory import MemoryHotStore
+from common.telemetry.metrics import Metrics
+from heavy.jobs.journal import SMALL_BATCH, JournalMover
 from tests.support.node import Node
 from tests.support.turns import journal_entry
+from tests.support.waiting import wait_until
 
 
 async def test_an_unreadable_entry_is_dropped(here: Node, hotstore: MemoryHotStore) -> None:
@@ -48,3 +53,27 @@ async def test_what_waits_for_a_turn_comes_in_its_order(here: Node, hotstore: Me
     await here.say("t_3")
     await here.events("t_3")
     assert [(await here.row(turn_id)).seq for turn_id in ("t_9", "t_0", "t_3")] == [1, 2, 3]
+
+
+async def test_small_batches_go_while_turns_are_under_way_and_large_ones_else(here: Node, hotstore: MemoryHotStore) -> None:
+    batches: list[int] = []
+    busy = 1
+    mover = JournalMover(here.stores.turns, hotstore, Metrics(), "n1", moved=lambda e: batches.append(len(e)), busy=lambda: busy)
+    for n in range(SMALL_BATCH * 3):
+        await hotstore.record(keys.gate("acme", f"s{n % 7}"), keys.pending("acme", f"s{n % 7}"), f"t_{n}", encode(entry(n)), b"r")
+    moving = asyncio.create_task(mover.drain())
+    try:
+        await wait_until(lambda: len(batches) == 3, "three batches are moved")
+        assert batches == [SMALL_BATCH] * 3
+        busy = 0
+        for n in range(SMALL_BATCH * 3, SMALL_BATCH * 6):
+            await hotstore.record(keys.gate("acme", "s1"), keys.pending("acme", "s1"), f"t_{n}", encode(entry(n)), b"r")
+        await wait_until(lambda: sum(batches) == SMALL_BATCH * 6, "all is moved")
+        assert max(batches[3:]) > SMALL_BATCH
+    finally:
+        moving.cancel()
+    assert (await here.row(f"t_{SMALL_BATCH * 6 - 1}")).state == "done"
+
+
+def entry(n: int) -> JournalEntry:
+    return journal_entry(f"t_{n}", f"s{n % 7}" if n < SMALL_BATCH * 3 else "s1")
