@@ -1,7 +1,8 @@
 """Hours in minutes: seventy percent of what the split can do, and what grows meanwhile: resident memory, descriptors, keys in Redis, rows
 and dead rows in PostgreSQL, latency.
 
-Growth is the slope behind the first third, in which caches fill: a sample's figure by the time, fitted, for an hour.
+What a promise is held against is a figure's median around a third of the time, when caches are full, and at the end; the slope in between
+is given for an hour.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from loadtests.workflows import STATIC, TURN
 SHARE = 0.7
 CALIBRATION = 5.0
 JOURNAL = "ls:journal"  # of rule-answered turns, in Redis
+EVENT_LOG = "}:e"  # how the key of a turn's event log ends
 MOVE_SECONDS = 60.0  # most that the journal of the calibration takes
 SESSIONS = 2_000
 KEPT = 100  # samples of latency a second, about
 SAMPLES = 120  # over the whole soak
+AROUND = 5  # samples whose median counts
 TURNS, RULES = 16, 32  # connections that show what it can do
 TABLES = "SELECT relname, n_live_tup, n_dead_tup, pg_total_relation_size(relid) FROM pg_stat_user_tables ORDER BY 1"
 
@@ -62,9 +65,12 @@ def measure(stage: Stage) -> None:
             for load in loads:
                 if load.poll() is None:
                     load.kill()
+        stage.found.add("keys besides event logs.end", _lasting(running))
         for_ever = set(asyncio.run(keys_for_ever(running.redis_port))) - {JOURNAL}
         stage.found.add("keys without a time to live", len(for_ever))
     _growth(stage, samples)
+    offered = stage.found.figures["rules.offered"][0]
+    stage.found.add("seconds of rules in the journal", stage.found.figures["journal entries.end"][0] / offered)
     _latency(stage, stage.folder, length)
     stage.found.note(
         f"Split 1+1 behind Nginx for {length / 60:.0f} minutes at {SHARE:.0%} of what heavy and its database carry: half of that "
@@ -98,6 +104,8 @@ def _watch(stage: Stage, running: Running, loads: Sequence[subprocess.Popen[byte
         if time.monotonic() - began > length + 120:
             raise RuntimeError("the load does not end")
         samples.append({"at": time.monotonic() - began, **_sample(running)})
+        if len(samples) == SAMPLES // 3:
+            stage.found.add("keys besides event logs.third", _lasting(running))
         if len(samples) % 10 == 0:
             stage.say(f"{samples[-1]['at']:.0f} of {length:.0f} s")
         time.sleep(max(0.5, length / SAMPLES))
@@ -119,7 +127,13 @@ def _sample(running: Running) -> dict[str, float]:
     live = dead = size = 0.0
     for _, alive, gone, total in rows(running.database, TABLES):
         live, dead, size = live + float(alive), dead + float(gone), size + float(total)
-    return {**found, "rows": live, "dead rows": dead, "database MB": size / 2**20}
+    each = size / live if live else 0.0
+    return {**found, "rows": live, "dead rows": dead, "database MB": size / 2**20, "database, bytes a row with its indexes": each}
+
+
+def _lasting(running: Running) -> int:
+    """Keys in Redis that are no turn's event log."""
+    return sum(not name.endswith(EVENT_LOG) for name in redis(running.redis_port, "--scan").splitlines())
 
 
 def _growth(stage: Stage, samples: Sequence[dict[str, float]]) -> None:
@@ -129,7 +143,10 @@ def _growth(stage: Stage, samples: Sequence[dict[str, float]]) -> None:
     for name in [key for key in samples[0] if key != "at"]:
         late = [(sample["at"], sample[name]) for sample in samples[third:]]
         hourly = slope(late) * 3600
-        table.append([name, samples[0][name], samples[third][name], samples[-1][name], hourly])
+        at_third, at_end = (statistics.median(sample[name] for sample in part) for part in (samples[third:][:AROUND], samples[-AROUND:]))
+        table.append([name, samples[0][name], at_third, at_end, hourly])
+        stage.found.add(f"{name}.third", at_third)
+        stage.found.add(f"{name}.end", at_end)
         stage.found.add(f"{name}.hourly", hourly)
         unit = name.rpartition(" ")[2]
         plot = stage.found.plots.setdefault(unit, Plot(f"Soak: {unit}", "seconds", unit))
