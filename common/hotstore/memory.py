@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class _Group:
     until: dict[str, float]
 
 
-Value = bytes | dict[str, bytes] | list[bytes] | tuple[int, bytes] | float | _Group | HeldAccount
+Value = bytes | dict[str, JournalItem] | list[bytes] | tuple[int, bytes] | float | _Group | HeldAccount
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class MemoryHotStore:
         self._items: dict[str, _Item] = {}
         self._bytes = 0
         self._writes = 0
-        self._new: deque[JournalItem] = deque()  # of the journal: what nobody has read yet
+        self._new: OrderedDict[str, JournalItem] = OrderedDict()  # of the journal: what nobody has read yet
         self._taken: dict[str, _Entry] = {}  # and what somebody has
         self._journal_seq = 0
         self._channels: dict[str, set[Inbox]] = {}
@@ -95,16 +95,15 @@ class MemoryHotStore:
         if len(self._new) + len(self._taken) >= self._max_journal:
             raise HotStoreUnavailable("the journal is full")
         self._journal_seq += 1
-        kept = _kept(entry)
-        self._new.append(JournalItem(f"{self._journal_seq:020d}", kept, behind=bool(waiting)))
-        waiting[turn_id] = kept
+        item = JournalItem(f"{self._journal_seq:020d}", _kept(entry), behind=bool(waiting))
+        self._new[item.id] = waiting[turn_id] = item
         self._put(pending_key, waiting, PENDING_TTL, self._size(pending_key) + len(entry))
         if new_gate is not None:
             self._put(gate_key, new_gate, GATE_TTL, len(new_gate))
         return True, before
 
-    async def pending(self, pending_key: str) -> Mapping[str, bytes]:
-        """Turn id → journal entry, in the order in which they were recorded."""
+    async def pending(self, pending_key: str) -> Mapping[str, JournalItem]:
+        """Turn id → item, in the order in which they were recorded."""
         return dict(self._hash(pending_key))
 
     async def journal_read(self, consumer: str, count: int, silent: float = JOURNAL_SILENT) -> Sequence[JournalItem]:
@@ -114,7 +113,7 @@ class MemoryHotStore:
         if mine:
             return mine[:count]
         found = [e.item for e in self._taken.values() if now - e.read_at > silent][:count]
-        found += [self._new.popleft() for _ in range(min(count - len(found), len(self._new)))]
+        found += [self._new.popitem(last=False)[1] for _ in range(min(count - len(found), len(self._new)))]
         for item in found:
             self._taken[item.id] = _Entry(item, consumer, now)
         return found
@@ -127,6 +126,7 @@ class MemoryHotStore:
         """Removes entries that are in the database."""
         for item_id, pending_key, turn_id in items:
             self._taken.pop(item_id, None)
+            self._new.pop(item_id, None)
             waiting = self._hash(pending_key)
             if waiting.pop(turn_id, None) is not None and not waiting:
                 self._drop(pending_key)
@@ -288,7 +288,7 @@ class MemoryHotStore:
             return None
         return item.value
 
-    def _hash(self, key: str) -> dict[str, bytes]:
+    def _hash(self, key: str) -> dict[str, JournalItem]:
         value = self._value(key)
         return value if isinstance(value, dict) else {}
 

@@ -80,8 +80,8 @@ class HotStore(Protocol):
         Repeating it with the same turn id records nothing twice.
         """
 
-    async def pending(self, pending_key: str) -> Mapping[str, bytes]:
-        """Turn id → journal entry of one session that is not yet in the database, in the order in which they were recorded."""
+    async def pending(self, pending_key: str) -> Mapping[str, JournalItem]:
+        """Turn id → item of the journal of one session that is not yet in the database, in the order in which they were recorded."""
 
     async def journal_read(self, consumer: str, count: int, silent: float = JOURNAL_SILENT) -> Sequence[JournalItem]:
         """Up to `count` entries that no other live consumer has, without waiting. Those of a consumer that was silent for so many seconds
@@ -92,7 +92,7 @@ class HotStore(Protocol):
         among it."""
 
     async def journal_done(self, items: Sequence[tuple[str, str, str]]) -> None:
-        """Removes entries that are in the database: (item id, pending key, turn id) each. An empty item id only clears the pending hash."""
+        """Removes entries that are in the database, whoever has them in hand: (item id, pending key, turn id) each."""
 
     async def journal_size(self) -> int:
         """Entries on their way to the database."""

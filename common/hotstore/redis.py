@@ -162,11 +162,11 @@ class RedisHotStore:
         )
         return recorded == 1, gate
 
-    async def pending(self, pending_key: str) -> Mapping[str, bytes]:
-        """Turn id → journal entry, in the order of the journal: turn ids with an Idempotency-Key do not follow the time."""
+    async def pending(self, pending_key: str) -> Mapping[str, JournalItem]:
+        """Turn id → item, in the order of the journal: turn ids with an Idempotency-Key do not follow the time."""
         held: Any = await self._redis.hgetall(pending_key)
-        entries = sorted((_journal_place(value), name.decode(), value.partition(b" ")[2]) for name, value in held.items())
-        return {name: entry for _, name, entry in entries}
+        items = {name.decode(): _waiting(value) for name, value in held.items()}
+        return dict(sorted(items.items(), key=lambda named: named[1].place))
 
     async def journal_read(self, consumer: str, count: int, silent: float = JOURNAL_SILENT) -> Sequence[JournalItem]:
         """The consumer's own unacknowledged entries first; without any, those of silent consumers, then new ones."""
@@ -186,7 +186,7 @@ class RedisHotStore:
 
     async def journal_done(self, items: Sequence[tuple[str, str, str]]) -> None:
         """Removes entries that are in the database."""
-        ids = [item_id for item_id, _, _ in items if item_id]
+        ids = [item_id for item_id, _, _ in items]
         fields: dict[str, list[str]] = {}
         for _, pending_key, turn_id in items:
             fields.setdefault(pending_key, []).append(turn_id)
@@ -333,10 +333,10 @@ class RedisHotStore:
         return [JournalItem(item_id.decode(), fields[b"e"], b"b" in fields) for item_id, fields in raw if fields]
 
 
-def _journal_place(value: bytes) -> tuple[int, int]:
-    """The id under which an entry of a pending hash stands in the journal: it is written before it."""
-    milliseconds, _, number = value.partition(b" ")[0].partition(b"-")
-    return int(milliseconds), int(number)
+def _waiting(value: bytes) -> JournalItem:
+    """The item that a value of a pending hash stands for: its id in the journal, then the entry."""
+    item_id, _, entry = value.partition(b" ")
+    return JournalItem(item_id.decode(), entry)
 
 
 def _ms(seconds: float) -> int:

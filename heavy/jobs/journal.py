@@ -21,9 +21,10 @@ from heavy.turns.rows import ArmTimer
 from heavy.turns.stores import TurnStore
 
 BATCH, SMALL_BATCH = 500, 100
-LONG_JOURNAL = 20_000  # entries, some 30 MB in Redis: from there on it is moved without a rest
+LONG_JOURNAL = 5_000  # entries: from there on it is moved in large batches without a rest
 IDLE_SECONDS = (0.02, 0.05, 0.1, 0.25)
 AWAY_SECONDS = 1.0
+NOWHERE = keys.pending("", "")
 log = logging.getLogger(__name__)
 
 FirstTimer = Callable[[str, str], Awaitable[ArmTimer | None]]
@@ -53,16 +54,14 @@ class JournalMover:
         self._busy = busy
 
     async def drain(self) -> None:
-        """Runs until cancelled."""
-        idle = 0
+        """Runs until cancelled. While turns are under way they get as much time as a batch took, the less the longer the journal is."""
+        idle, rest = 0, 1.0
         while True:
             began, gentle = time.monotonic(), self._busy() > 0
-            count = SMALL_BATCH if gentle else BATCH
+            count = BATCH - round(rest * (BATCH - SMALL_BATCH)) if gentle else BATCH
             try:
                 moved = await self.move_batch(count=count)
-                if gentle and moved == count:  # what it took is left to the turns, the less the more there is to move
-                    rest = 1 - await self._hotstore.journal_size() / LONG_JOURNAL
-                    await asyncio.sleep(max(0.0, rest) * (time.monotonic() - began))
+                rest = 1.0 if moved < count else max(0.0, 1 - await self._hotstore.journal_size() / LONG_JOURNAL)
             except DependencyUnavailable as e:
                 log.warning("journal not moved: %s", e.detail)
                 await asyncio.sleep(AWAY_SECONDS)
@@ -70,6 +69,8 @@ class JournalMover:
             idle = 0 if moved else min(idle + 1, len(IDLE_SECONDS) - 1)
             if moved < count:
                 await asyncio.sleep(IDLE_SECONDS[idle])
+            elif gentle:
+                await asyncio.sleep(rest * (time.monotonic() - began))
 
     async def move_batch(self, silent: float = JOURNAL_SILENT, count: int = BATCH) -> int:
         """Moves up to `count` entries; returns how many it took. `silent` as in `journal_read`."""
@@ -77,7 +78,7 @@ class JournalMover:
         if not items:
             return 0
         entries = {item.id: _read(item.entry) for item in items}
-        places = {item_id: keys.pending(e.tenant, e.session_id) if e is not None else "" for item_id, e in entries.items()}
+        places = {item_id: keys.pending(e.tenant, e.session_id) if e is not None else NOWHERE for item_id, e in entries.items()}
         before = await self._before(items, {places[item.id] for item in items if item.behind})
         ordered = sorted([*items, *before], key=lambda item: item.place) if before else items
         await self._record([e for item in ordered if (e := entries.get(item.id) or before.get(item)) is not None])
@@ -99,8 +100,8 @@ class JournalMover:
         try:
             waiting = await self._hotstore.pending(key)
             if waiting:
-                await self._record([e for e in map(_read, waiting.values()) if e is not None])
-                await self._hotstore.journal_done([("", key, turn_id) for turn_id in waiting])
+                await self._record([e for item in waiting.values() if (e := _read(item.entry)) is not None])
+                await self._hotstore.journal_done([(item.id, key, turn_id) for turn_id, item in waiting.items()])
         except HotStoreUnavailable:
             return
 

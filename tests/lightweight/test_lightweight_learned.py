@@ -78,7 +78,7 @@ async def test_a_learned_route_answers_and_is_journalled(store: HotStore) -> Non
         }
         assert reply.json["usage"]["llm_calls"] == 0
         entries = await store.pending(keys.pending("default", "s-1"))
-        assert journal.decode(entries[reply.json["turn_id"]]).reply == reply.json
+        assert journal.decode(entries[reply.json["turn_id"]].entry).reply == reply.json
         labels = {"agent": "shop", "action": "prices"}
         assert shop.metrics.registry.get_sample_value("loadsplit_learned_hits_total", labels) == 1
         assert shop.handoff.tickets == []

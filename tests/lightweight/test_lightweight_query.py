@@ -62,7 +62,7 @@ async def test_a_rule_answers_and_the_turn_is_journalled(store: HotStore) -> Non
         assert reply.headers["x-loadsplit-tier"] == "lightweight"
         assert reply.headers["content-type"] == "application/json"
         assert "match;dur=" in reply.headers["server-timing"]
-        entry = journal.decode(entries[reply.json["turn_id"]])
+        entry = journal.decode(entries[reply.json["turn_id"]].entry)
         assert (entry.tenant, entry.agent_id, entry.user_id, entry.message) == ("default", "shop", "u-1", "What are your OPENING   hours?")
         assert entry.reply == reply.json
         assert abs(entry.at - time.time()) < 5
@@ -162,7 +162,7 @@ async def test_the_first_message_is_greeted_and_answered(store: HotStore) -> Non
         first = await shop.ask("opening hours")
         assert first.json["message"] == 'Welcome!\n\nWe open at "9".'
         assert await store.get(keys.gate("default", "s-1")) == b"r:" + gate.greeting_hash("Welcome!").encode()
-        entry = journal.decode((await store.pending(keys.pending("default", "s-1")))[first.json["turn_id"]])
+        entry = journal.decode((await store.pending(keys.pending("default", "s-1")))[first.json["turn_id"]].entry)
         assert entry.greeting == gate.greeting_hash("Welcome!")
         assert (await shop.ask("opening hours")).json["message"] == 'We open at "9".'
         assert (await shop.stream("opening hours", "s-2")).events[2][2]["delta"] == 'Welcome!\n\nWe open at "9".'

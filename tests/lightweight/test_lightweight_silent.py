@@ -64,7 +64,7 @@ async def test_a_silent_flow_is_called_and_answers_nothing(store: HotStore, api:
         for message, target in (("ok", "ignore"), ("log this", "log"), ("into the void", "void")):
             reply = (await it.ask(message)).json
             assert (reply["message"], reply["status"], reply["route"]["action_target"]) == ("", "silent", target)
-            entry = journal.decode((await store.pending(keys.pending("default", "s-1")))[reply["turn_id"]])
+            entry = journal.decode((await store.pending(keys.pending("default", "s-1")))[reply["turn_id"]].entry)
             assert entry.reply == reply
         assert [(a.path, a.body) for a in api.asked] == [("/log", {"said": "log this"}), ("/empty", {"said": "into the void"})]
         assert it.handoff.tickets == []

@@ -68,7 +68,7 @@ async def test_record_writes_journal_pending_and_gate_in_one_step(store: HotStor
     assert await store.record(GATE, PENDING, "t_1", b"entry 1", b"r", b"r:abcd") == (True, None)
     assert await store.record(GATE, PENDING, "t_2", b"entry 2", b"rc") == (True, b"r:abcd")
     assert await store.get(GATE) == b"r:abcd"
-    assert list((await store.pending(PENDING)).items()) == [("t_1", b"entry 1"), ("t_2", b"entry 2")]
+    assert [(t, i.entry) for t, i in (await store.pending(PENDING)).items()] == [("t_1", b"entry 1"), ("t_2", b"entry 2")]
     assert await store.journal_size() == 2
 
 
@@ -76,7 +76,8 @@ async def test_pending_comes_in_the_order_of_recording(store: HotStore) -> None:
     entries = {f"t_{n * 7 % 12}": b"entry with spaces %d" % n for n in range(12)}
     for turn_id, entry in entries.items():
         await store.record(GATE, PENDING, turn_id, entry, b"r")
-    assert list((await store.pending(PENDING)).items()) == list(entries.items())
+    assert {turn_id: item.entry for turn_id, item in (await store.pending(PENDING)).items()} == entries
+    assert list(await store.pending(PENDING)) == list(entries)
     assert await store.pending(keys.pending("t", "unknown")) == {}
 
 
@@ -84,8 +85,9 @@ async def test_the_journal_says_what_stands_behind_something_unmoved(store: HotS
     other = keys.pending("t", "s2")
     for turn_id, pending in (("t_1", PENDING), ("t_2", other), ("t_3", PENDING)):
         await store.record(GATE, pending, turn_id, turn_id.encode(), b"r")
-    assert [(i.entry, i.behind) for i in await store.journal_read("a", 10)] == [(b"t_1", False), (b"t_2", False), (b"t_3", True)]
-    await store.journal_done([("", PENDING, "t_1"), ("", PENDING, "t_3")])
+    items = await store.journal_read("a", 10)
+    assert [(i.entry, i.behind) for i in items] == [(b"t_1", False), (b"t_2", False), (b"t_3", True)]
+    await store.journal_done([(items[0].id, PENDING, "t_1"), (items[2].id, PENDING, "t_3")])
     await store.record(GATE, PENDING, "t_4", b"t_4", b"r")
     assert [(i.entry, i.behind) for i in await store.journal_read("b", 10)] == [(b"t_4", False)]
 
@@ -160,12 +162,17 @@ async def test_who_is_in_a_hurry_gets_what_another_consumer_has_had_for_a_moment
     assert [i.entry for i in await store.journal_read("b", 10, silent=0.05)] == [b"1"]
 
 
-async def test_done_without_an_item_id_clears_only_the_pending_entry(store: HotStore) -> None:
-    await store.record(GATE, PENDING, "t_1", b"1", b"r")
-    await store.journal_done([("", PENDING, "t_1")])
+async def test_what_waits_for_a_session_can_be_done_before_anybody_has_read_it(store: HotStore) -> None:
+    for n in range(3):
+        await store.record(GATE, PENDING, f"t_{n}", str(n).encode(), b"r")
+    taken = await store.journal_read("a", 1)
+    waiting = await store.pending(PENDING)
+    assert [item.id for item in waiting.values()][:1] == [item.id for item in taken]
+    await store.journal_done([(item.id, PENDING, turn_id) for turn_id, item in waiting.items() if turn_id != "t_2"])
     await store.journal_done([])
-    assert await store.pending(PENDING) == {}
+    assert list(await store.pending(PENDING)) == ["t_2"]
     assert await store.journal_size() == 1
+    assert [i.entry for i in await store.journal_read("a", 10)] == [b"2"]
 
 
 async def test_a_log_takes_only_the_writer_that_knows_its_length(store: HotStore) -> None:
