@@ -16,6 +16,7 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 PREFIX = "LOADSPLIT_"
+MOST_WORKERS = 64
 # Every role knows every name, so that one environment can serve all of them.
 KNOWN_NAMES = frozenset(
     {
@@ -34,6 +35,7 @@ KNOWN_NAMES = frozenset(
         "LOADSPLIT_CHAT_KEY",
         "LOADSPLIT_MODELS",
         "LOADSPLIT_EGRESS_ALLOW",
+        "LOADSPLIT_WORKERS",
         "LOADSPLIT_MAX_INFLIGHT",
         "LOADSPLIT_MIN_INFLIGHT",
         "LOADSPLIT_QUEUE_SECONDS",
@@ -74,8 +76,17 @@ def _turn_log(value: str) -> str:
     raise ValueError("must be heavy, all, or a share of the turns that rules answer, such as 0.01")
 
 
+def _workers(value: Any) -> Any:
+    if not isinstance(value, str) or value.strip().isdecimal():
+        return value
+    if value.strip().lower() != "auto":
+        raise ValueError(f"must be a number from 1 to {MOST_WORKERS}, or auto for as many as this process has CPUs")
+    return min(MOST_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
 class CommonSettings(BaseModel):
     """Settings of every role. Fields are the environment's names without LOADSPLIT_, in lower case. Secrets are starred in the repr.
+    `workers` processes share the port of a tier.
     Without `config_watch` workflow files are read at start only; `config_memory_mb` is about what compiled versions of agents may take."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
@@ -86,6 +97,7 @@ class CommonSettings(BaseModel):
     ticket_secret: SecretStr | None = None
     api_keys: Path | None = None
     egress_allow: Annotated[tuple[str, ...], BeforeValidator(_entries)] = ()
+    workers: Annotated[int, BeforeValidator(_workers), Field(ge=1, le=MOST_WORKERS)] = 1
     max_inflight: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     min_inflight: Annotated[int, Field(ge=1, le=1_000_000)] = 50
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 20.0

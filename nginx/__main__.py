@@ -44,8 +44,9 @@ def system_resolver(path: Path = Path("/etc/resolv.conf")) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m nginx", description="Write the Nginx configuration of the split.")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the files go")
-    parser.add_argument("--lightweight", nargs="+", default=["lightweight:8101"], metavar="HOST:PORT", help="the rule tier")
-    parser.add_argument("--heavy", nargs="+", default=["heavy:8201"], metavar="HOST:PORT", help="the LLM tier")
+    servers = "HOST:PORT or unix:/PATH"
+    parser.add_argument("--lightweight", nargs="+", default=["lightweight:8101"], metavar="ADDRESS", help=f"the rule tier: {servers}")
+    parser.add_argument("--heavy", nargs="+", default=["heavy:8201"], metavar="ADDRESS", help=f"the LLM tier: {servers}")
     parser.add_argument("--listen", nargs="+", default=["8080"], metavar="[HOST:]PORT", help="where Nginx listens")
     parser.add_argument(
         "--resolver",

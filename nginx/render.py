@@ -20,13 +20,15 @@ MOST_REQUESTS = 1_000_000
 
 _NAME = re.compile(r"\{\{(\w+)\}\}")
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?\Z|\d{1,5}\Z")
+_UPSTREAM = re.compile(rf"unix:/[A-Za-z0-9._/-]+\Z|{_ADDRESS.pattern}")
 _PATH = re.compile(r"[^\"'$;{}\\\x00-\x1f]+\Z")  # the templates put paths in double quotes
 _WORD = re.compile(r"[A-Za-z0-9_.-]+\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class RenderSettings:
-    """What differs between deployments. Addresses are `host:port`, paths absolute; a bad value raises ValueError in `render`.
+    """What differs between deployments. Addresses are `host:port`, those of tiers `unix:/path` too where Nginx may enter that; paths are
+    absolute; a bad value raises ValueError in `render`.
 
     `resolver`: None lists the replicas one by one (any Nginx from 1.11); the address of a DNS server instead makes each entry of
     `lightweight` and `heavy` a name that stands for all replicas and is looked up again and again (Nginx 1.27.3 and later).
@@ -92,8 +94,8 @@ def _values(settings: RenderSettings) -> dict[str, str]:
         "access_log": "off" if log == "off" else f'"{log}" loadsplit buffer=64k flush=1s',
         "resolver": resolver or "# No resolver: the replicas are listed.",
         "listen": _lines("listen {} default_server backlog=4096;", "listen", settings.listen),
-        "lightweight_servers": _lines(f"server {{}}{resolve} {SERVER_OPTIONS};", "lightweight", settings.lightweight),
-        "heavy_servers": _lines(f"server {{}}{resolve} {SERVER_OPTIONS};", "heavy", settings.heavy),
+        "lightweight_servers": _lines(f"server {{}}{resolve} {SERVER_OPTIONS};", "lightweight", settings.lightweight, _UPSTREAM),
+        "heavy_servers": _lines(f"server {{}}{resolve} {SERVER_OPTIONS};", "heavy", settings.heavy, _UPSTREAM),
     }
 
 
@@ -106,10 +108,10 @@ def _request_rate(rate: int | None) -> str:
     return f"{zone}\nlimit_req zone=requests_of_client burst={rate} nodelay;"
 
 
-def _lines(form: str, name: str, addresses: tuple[str, ...]) -> str:
+def _lines(form: str, name: str, addresses: tuple[str, ...], allowed: re.Pattern[str] = _ADDRESS) -> str:
     if not addresses:
         raise ValueError(f"{name}: at least one address is needed")
-    return "\n    ".join(form.format(_checked(name, address, _ADDRESS)) for address in addresses)
+    return "\n    ".join(form.format(_checked(name, address, allowed)) for address in addresses)
 
 
 def _checked(name: str, value: str, form: re.Pattern[str]) -> str:

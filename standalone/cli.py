@@ -6,12 +6,14 @@ import asyncio
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from common.errors import LoadsplitError
-from common.web.server import CannotServe
+from common.web.listening import CannotServe
+from common.web.siblings import Place
+from common.web.workers import AS_WORKER
 from common.workflow.problems import WorkflowInvalid
 from standalone.commands import access, config, costs
 
@@ -50,6 +52,11 @@ Config = Annotated[Path, typer.Option("--config", help="Workflow file (JSON or Y
 RoleConfig = Annotated[Path | None, typer.Option("--config", help="Workflow file, directory of them, or db: [default: LOADSPLIT_CONFIG].")]
 Host = Annotated[str, typer.Option(help="Address to listen on; without API keys only a loopback address, unless --insecure.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Listen on a public address without API keys.")]
+Workers = Annotated[
+    str | None, typer.Option(metavar="N|auto", help="Processes that share the port; auto: one a CPU [default: LOADSPLIT_WORKERS, else 1].")
+]
+Uds = Annotated[Path | None, typer.Option(help="A unix socket to listen on beside the port, for an Nginx on this machine.")]
+AsWorker = Annotated[Any, typer.Option(AS_WORKER, parser=Place.read, hidden=True)]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where SQLite and generated secrets are kept [default: .data].")]
 
 
@@ -74,12 +81,16 @@ def lightweight(
     host: Host = "127.0.0.1",
     config: RoleConfig = None,
     insecure: Insecure = False,
+    workers: Workers = None,
+    uds: Uds = None,
+    as_worker: AsWorker = None,
 ) -> None:
     """The stateless tier: rules. Settings come from the environment."""
     from lightweight.__main__ import run
     from lightweight.settings import LightweightSettings
 
-    run(LightweightSettings.load(config=_text(config)), host, port, insecure=insecure)
+    settings = LightweightSettings.load(config=_text(config), workers=workers)
+    raise typer.Exit(run(settings, host, port, insecure=insecure, uds=uds, place=as_worker))
 
 
 @app.command()
@@ -88,13 +99,17 @@ def heavy(
     host: Host = "127.0.0.1",
     config: RoleConfig = None,
     insecure: Insecure = False,
+    workers: Workers = None,
+    uds: Uds = None,
+    as_worker: AsWorker = None,
 ) -> None:
     """The stateful tier: conversations and LLM work. Settings come from the environment."""
     from heavy.__main__ import run
     from heavy.settings import HeavySettings
     from standalone.rulebook import Rules
 
-    run(HeavySettings.load(config=_text(config)), host, port, insecure=insecure, rulebook=Rules())
+    settings = HeavySettings.load(config=_text(config), workers=workers)
+    raise typer.Exit(run(settings, host, port, insecure=insecure, rulebook=Rules(), uds=uds, place=as_worker))
 
 
 @app.command()

@@ -7,7 +7,7 @@ import contextlib
 import sys
 from collections.abc import AsyncIterator, Mapping
 
-from standalone.children import Child, Program
+from common.web.children import Child, Program
 from standalone.stores import free_port
 
 LLM_PORT, BUSINESS_PORT = 8900, 8910

@@ -29,11 +29,12 @@ from common.web.background import keep, stop
 from common.web.config_news import ConfigNews
 from common.web.config_source import DATABASE
 from common.web.errors import exception_handlers
+from common.web.listening import open_sockets, require_safe_host
 from common.web.middleware import Edge, InFlight
 from common.web.rate import RequestRate
 from common.web.security_headers import SecurityHeaders
-from common.web.server import bind, bind_admin, require_safe_host, startup_failure
 from common.web.server import serve as serve_app
+from common.web.server import startup_failure
 from heavy.admin.routes import admin_routes
 from heavy.app import Given, open_heavy
 from heavy.configs.opening import Configs, read_configs
@@ -155,7 +156,7 @@ def serve(*, config: str | None, host: str, port: int, data_dir: Path | None, de
     if settings.config is None:
         raise SettingsError("LOADSPLIT_CONFIG is not set: name a workflow file, or a directory of them, with --config; or db:")
     require_safe_host(host, has_keys=settings.api_keys is not None, insecure=insecure)
-    with bind(host, port) as sock, bind_admin(host, settings.admin_port, port) as admin:
+    with open_sockets(host, port, settings.admin_port) as sockets:
         setup_logging(settings.log_level, redaction=Redaction.read(settings.redact))
         inflight = InFlight()
         app = create_app(settings, inflight=inflight, demo=Demo(settings.environ) if demo else None)
@@ -163,7 +164,7 @@ def serve(*, config: str | None, host: str, port: int, data_dir: Path | None, de
         def ready() -> None:
             _announce(host, port, settings.admin_port or port)
 
-        serve_app(app, sock, drain_seconds=settings.drain_seconds, on_drain=inflight.drain, on_ready=ready, admin=admin)
+        serve_app(app, sockets, drain_seconds=settings.drain_seconds, on_drain=inflight.drain, on_ready=ready)
 
 
 def _announce(host: str, port: int, admin_port: int) -> None:

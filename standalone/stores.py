@@ -19,7 +19,7 @@ import stat
 import subprocess
 from pathlib import Path
 
-from standalone.children import Program, StartFailed
+from common.web.children import Program, StartFailed
 
 _USER = "loadsplit"
 _DATABASE = "loadsplit"

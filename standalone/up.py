@@ -25,10 +25,10 @@ from typing import Any
 import aiohttp
 
 from common.settings import CommonSettings
+from common.web.children import Child, Program, StartFailed
 from common.web.config_source import DATABASE
-from common.web.server import ADMIN_PORT
+from common.web.listening import ADMIN_PORT
 from nginx.render import RenderSettings, write
-from standalone.children import Child, Program, StartFailed
 from standalone.demo import BUSINESS_PORT, LLM_KEYS, LLM_PORT, Listening
 from standalone.stores import find_program, free_port, postgres, redis, write_private
 
@@ -195,6 +195,7 @@ class _Split:
             "LOADSPLIT_DATABASE_URL": database_url,
             "LOADSPLIT_HANDOFF": "accel",
             "LOADSPLIT_TICKET_SECRET": given.ticket_key.decode(),
+            "LOADSPLIT_WORKERS": "1",  # --lightweight and --heavy say how many there are
             "LOADSPLIT_DRAIN_SECONDS": f"{given.drain_seconds / 2:g}",  # the second half is theirs: see _end
         }
 

@@ -6,7 +6,7 @@ Label values are bounded (128 values a label, then `other`), so that no input ca
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from itertools import accumulate
 from typing import Any
 
@@ -109,6 +109,8 @@ CATALOGUE: dict[str, Spec] = {
     "admission_refusals_total": Spec(
         "counter", "Requests refused before anything was begun, by tier and why (full, waited, deadline).", ("tier", "why")
     ),
+    "workers": Spec("gauge", "Processes that serve this port: 1, or as many as --workers asks for."),
+    "worker_restarts_total": Spec("counter", "Worker processes of this port that ended unasked and were started again."),
 }
 
 
@@ -196,7 +198,8 @@ class Family:
 
 
 class Metrics:
-    """The process's metrics on a registry of its own. Attributes are those of CATALOGUE; those with labels are a `Family`."""
+    """The process's metrics on a registry of its own. Attributes are those of CATALOGUE; those with labels are a `Family`.
+    `of_all_workers`, where the port has several processes, is the page of all of them."""
 
     requests_total: Family
     request_seconds: Family
@@ -250,11 +253,14 @@ class Metrics:
     admission_limit: Family
     admission_waiting: Gauge
     admission_refusals_total: Family
+    workers: Gauge
+    worker_restarts_total: Counter
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
         for name, spec in CATALOGUE.items():
             setattr(self, name, self._metric(f"loadsplit_{name}", spec))
+        self.of_all_workers: Callable[[], Awaitable[bytes]] | None = None
         self.genai: dict[str, Family] = {name: self._metric(name, spec) for name, spec in GENAI.items()}
 
     def _metric(self, full: str, spec: Spec) -> Any:
@@ -271,6 +277,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
+        self.workers.set(1)
 
     def render(self) -> bytes:
         """The body of /metrics, of type CONTENT_TYPE."""

@@ -74,10 +74,11 @@ def health(
 
 
 def metrics_page(metrics: Metrics) -> Handler:
-    """The Prometheus page."""
+    """The Prometheus page: of all processes that serve this port."""
 
     async def handler(request: Request) -> Response:
-        return Response(metrics.render(), headers={"content-type": CONTENT_TYPE})
+        page = await metrics.of_all_workers() if metrics.of_all_workers else metrics.render()
+        return Response(page, headers={"content-type": CONTENT_TYPE})
 
     return handler
 

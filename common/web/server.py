@@ -1,15 +1,13 @@
-"""Runs an ASGI app under uvicorn: binds before anything else starts, says clearly why it cannot, drains on SIGTERM.
+"""Runs an ASGI app under uvicorn on sockets that are bound already: tells when it serves, says clearly why it cannot, drains on SIGTERM.
 
-It knows no routes. Without API keys a server listens on loopback only, unless told otherwise.
+It knows no routes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
-import ipaddress
 import logging
 import socket
 import time
@@ -22,79 +20,31 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from common.web.admin_port import AdminPort
 from common.web.corked import Corked
+from common.web.listening import CannotServe, Sockets
 from common.web.middleware import FAREWELL_SECONDS
 from common.web.sse import CUT
 
 SOCKET_MESSAGE = 65_536  # bytes of one WebSocket message; clients have next to nothing to say on one
-UNREAD_MS = 90_000
-ADMIN_PORT = "LOADSPLIT_ADMIN_PORT"
 CLOSE = (b"connection", b"close")
 KEEP_ALIVE_SECONDS = 75  # longer than Nginx keeps an idle upstream connection, so that Nginx is the one that closes
 
 
-class CannotServe(Exception):
-    """The server cannot start; the text is one line for the operator."""
-
-
-def bind(host: str, port: int, option: str = "--port") -> socket.socket:
-    """A bound socket, not yet listening; `option` is what said the port. Raises CannotServe when it is in use or the host is not ours."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # what is accepted inherits it: the kernel ends a connection whose other end takes nothing
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MS)
-    try:
-        sock.bind((host, port))
-    except OSError as e:
-        sock.close()
-        if e.errno == errno.EADDRINUSE:
-            raise CannotServe(f"port {port} on {host} is in use: stop what listens there, or choose another with {option}") from None
-        raise CannotServe(f"cannot listen on {host}:{port}: {e.strerror}") from None
-    except OverflowError:
-        sock.close()
-        raise CannotServe(f"{option} must be from 1 to 65535, not {port}") from None
-    return sock
-
-
-@contextlib.contextmanager
-def bind_admin(host: str, port: int | None, api_port: int) -> Iterator[socket.socket | None]:
-    """A bound socket of LOADSPLIT_ADMIN_PORT while the context lasts, None where there is to be none. Raises CannotServe."""
-    if port is None:
-        yield None
-        return
-    if port == api_port:
-        raise CannotServe(f"{ADMIN_PORT}: {port} is the port of the API, choose another")
-    with bind(host, port, ADMIN_PORT) as sock:
-        yield sock
-
-
-def require_safe_host(host: str, *, has_keys: bool, insecure: bool) -> None:
-    """Raises CannotServe for a public address without API keys."""
-    if has_keys or insecure or _is_loopback(host):
-        return
-    raise CannotServe(
-        f"no API keys are configured, so only a loopback address may be served, not {host}: "
-        "set LOADSPLIT_API_KEYS, or say --insecure when something in front checks callers"
-    )
-
-
 def serve(
     app: Any,
-    sock: socket.socket,
+    sockets: Sockets,
     *,
     drain_seconds: float,
     on_drain: Callable[[], None],
     on_ready: Callable[[], None],
-    admin: socket.socket | None = None,
 ) -> None:
     """Serves until SIGINT or SIGTERM, then drains: `on_drain` first, no new connection, for a moment still requests on those that are open,
-    each closed behind its reply; what runs then gets up to `drain_seconds`, then the app's lifespan ends. With `admin` what is the
-    operators' is served on that socket only.
+    each closed behind its reply; what runs then gets up to `drain_seconds`, then the app's lifespan ends. Where there
+    is a socket of the operators', what is theirs is served on that one only.
 
     Raises what `startup_failure` saw when the app could not start.
     """
     config = uvicorn.Config(
-        AdminPort(app, admin.getsockname()[1]) if admin else app,
+        AdminPort(app, sockets.admin.getsockname()[1]) if sockets.admin else app,
         loop="uvloop",
         http=_Protocol,
         lifespan="on",
@@ -110,7 +60,7 @@ def serve(
     logging.getLogger("uvicorn.error").addFilter(_not_the_lifespan)
     server = _Server(config, on_drain, on_ready)
     with contextlib.suppress(SystemExit):  # uvicorn exits with 3 when the app cannot start; the reason is raised below
-        server.run(sockets=[sock, admin] if admin else [sock])
+        server.run(sockets=[sock for sock in (sockets.api, sockets.unix, sockets.admin) if sock is not None])
     if not server.started:
         raise getattr(app.state, "startup_failure", None) or CannotServe("the server did not start")
 
@@ -206,12 +156,3 @@ def _accepted(sock: socket.socket) -> Iterator[socket.socket]:
     with contextlib.suppress(OSError):  # nothing more waits
         while True:
             yield sock.accept()[0]
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

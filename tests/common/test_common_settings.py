@@ -126,3 +126,15 @@ def test_dot_env_is_read_and_the_environment_wins(tmp_path: Path, monkeypatch: p
     with pytest.raises(SettingsError, match="UTF-8"):
         read_environ()
     assert "OPENAI_API_KEY" not in os.environ
+
+
+def test_workers_are_a_number_or_as_many_as_there_are_cpus(tmp_path: Path) -> None:
+    assert load(tmp_path).workers == 1
+    assert load(tmp_path, WORKERS="4").workers == 4
+    assert load(tmp_path, WORKERS="Auto").workers == min(64, len(os.sched_getaffinity(0)))
+
+
+@pytest.mark.parametrize("value", ["0", "65", "many", "-1", "1.5"])
+def test_workers_that_cannot_be_are_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(SettingsError, match=r"^LOADSPLIT_WORKERS: "):
+        load(tmp_path, WORKERS=value)

@@ -8,7 +8,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from common.web.asgi import Receive, Scope, Send, read_body, send_json
-from common.web.server import bind, serve
+from common.web.listening import Sockets, bind
+from common.web.server import serve
 
 BUSY_SECONDS = 0.5
 
@@ -29,4 +30,4 @@ async def busy(scope: Scope, receive: Receive, send: Send) -> None:
 if __name__ == "__main__":
     sock = bind("127.0.0.1", 0)
     app = Starlette(routes=[Mount("/busy", busy), Mount("/echo", echo)])
-    serve(app, sock, drain_seconds=3, on_drain=lambda: None, on_ready=lambda: print(sock.getsockname()[1], flush=True))
+    serve(app, Sockets(sock), drain_seconds=3, on_drain=lambda: None, on_ready=lambda: print(sock.getsockname()[1], flush=True))

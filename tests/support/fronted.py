@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -45,18 +45,19 @@ def fronted(config: Path, folder: Path, env: Mapping[str, str], replicas: int = 
         with ThreadPoolExecutor() as pool:
             list(pool.map(stack.enter_context, [*lightweight, *heavy]))
         port = free_port()
-        log = stack.enter_context(_nginx(port, lightweight, heavy))
+        log = stack.enter_context(nginx_front(port, *([f"127.0.0.1:{r.port}" for r in tier] for tier in (lightweight, heavy))))
         yield Fronted(Client(f"http://127.0.0.1:{port}"), lightweight, heavy, log)
 
 
 @contextmanager
-def _nginx(port: int, lightweight: list[Running], heavy: list[Running]) -> Iterator[Path]:
+def nginx_front(port: int, lightweight: Sequence[str], heavy: Sequence[str]) -> Iterator[Path]:
+    """Nginx with the shipped configuration in front of these addresses; its error log."""
     # Not under pytest's own folder: Nginx's workers are another user where root runs the tests.
     folder = Path(tempfile.mkdtemp(prefix="loadsplit-nginx-"))
     os.chmod(folder, 0o711)
     settings = RenderSettings(
-        lightweight=tuple(f"127.0.0.1:{r.port}" for r in lightweight),
-        heavy=tuple(f"127.0.0.1:{r.port}" for r in heavy),
+        lightweight=tuple(lightweight),
+        heavy=tuple(heavy),
         listen=(f"127.0.0.1:{port}",),
         run_dir=str(folder),
         access_log="off",

@@ -8,7 +8,7 @@ import pytest
 
 from common.web.admin_port import AdminPort
 from common.web.asgi import Receive, Scope, Send, send_json
-from common.web.server import CannotServe, bind_admin
+from common.web.listening import CannotServe, bind_admin
 from tests.common.web.calls import Sent, body_of, scope
 from tests.support.services import free_port
 

@@ -1,7 +1,7 @@
-"""One child process of `loadsplit up`: started, watched, started again when it dies, stopped by its signal. It knows no tier.
+"""One child process of a supervisor: started, watched, started again when it dies, stopped by its signal. It knows no tier.
 
-A child's lines are printed under its name. It has a session of its own, so that Ctrl-C reaches only the supervisor, which then stops the
-children in order; and the kernel ends it when the supervisor dies without having stopped it (Linux).
+It has a session of its own, so that Ctrl-C reaches only the supervisor, which then stops the children in order; and the kernel ends it
+when the supervisor dies without having stopped it (Linux).
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class StartFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run. `ready` tells whether it serves; `log` is a file for its output, else it is printed; `user` is for a root supervisor."""
+    """What to run. `ready` tells whether it serves; `log` is a file for its output, else it is printed under the program's name, or, where
+    it `speaks` for itself, goes where the supervisor's own goes; `user` is for a root supervisor. `inherits` are open files that the
+    process gets under the same numbers; `died` is called when it ended unasked, before it is started again."""
 
     name: str
     command: tuple[str, ...]
@@ -45,6 +47,9 @@ class Program:
     stop_signal: int = signal.SIGTERM
     log: Path | None = None
     user: str | None = None
+    speaks: bool = False
+    inherits: tuple[int, ...] = ()
+    died: Callable[[], None] | None = None
 
 
 class Child:
@@ -71,26 +76,27 @@ class Child:
     async def start(self) -> None:
         """Starts the process. Raises StartFailed where it cannot be started at all."""
         program = self.program
-        # A pipe of our own: asyncio's would keep `wait` waiting for a grandchild that holds it, such as a worker of a killed Nginx.
-        reading, writing = (-1, os.open(program.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)) if program.log else os.pipe()
+        reading, writing = _output(program)
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *program.command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=writing,
-                stderr=asyncio.subprocess.STDOUT,
+                stderr=asyncio.subprocess.STDOUT if writing is not None else None,
                 env=dict(program.environ) if program.environ is not None else None,
                 start_new_session=True,
+                pass_fds=program.inherits,
                 preexec_fn=_die_with_parent(program.stop_signal),
                 **_identity(program.user),
             )
         except OSError as e:
-            if reading >= 0:
+            if reading is not None:
                 os.close(reading)
             raise StartFailed(f"{self.name} cannot be started: {e}") from None
         finally:
-            os.close(writing)
-        if reading >= 0:
+            if writing is not None:
+                os.close(writing)
+        if reading is not None:
             self._printing = asyncio.create_task(self._print(reading))
 
     async def wait_ready(self, seconds: float = READY_SECONDS) -> None:
@@ -125,6 +131,8 @@ class Child:
                 continue
             if time.monotonic() - began > STEADY_SECONDS:
                 pause = FIRST_PAUSE
+            if self.program.died:
+                self.program.died()
             self._say(f"{self.name} ended ({_how(code)}); starting it again in {pause:g} s")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._retired.wait(), pause)
@@ -156,6 +164,12 @@ class Child:
         async with asyncio.timeout(READY_SECONDS):
             await self._renewed.wait()
         await self.wait_ready()
+
+    def tell(self, number: int) -> None:
+        """Sends a signal, where there is still somebody to hear it."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
 
     def retire(self) -> None:
         """From now on its end is no accident."""
@@ -201,6 +215,14 @@ class Child:
         if printing := self._printing:  # `keep` and `stop` may both be here
             await asyncio.wait({printing}, timeout=1)
             printing.cancel()
+
+
+def _output(program: Program) -> tuple[int | None, int | None]:
+    """What to read its lines from and what it writes to; None for nothing, and for what the supervisor itself writes to."""
+    if program.log:
+        return None, os.open(program.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    # A pipe of our own: asyncio's would keep `wait` waiting for a grandchild that holds it, such as a worker of a killed Nginx.
+    return (None, None) if program.speaks else os.pipe()
 
 
 def _identity(user: str | None) -> dict[str, Any]:
