@@ -21,7 +21,7 @@ from heavy.turns.rows import ArmTimer
 from heavy.turns.stores import TurnStore
 
 BATCH, SMALL_BATCH = 500, 100
-LONG_JOURNAL = 5_000  # entries: from there on it is moved in large batches without a rest
+LONG_JOURNAL = 5_000  # entries: from there on it is moved without a rest
 IDLE_SECONDS = (0.02, 0.05, 0.1, 0.25)
 AWAY_SECONDS = 1.0
 NOWHERE = keys.pending("", "")
@@ -54,11 +54,12 @@ class JournalMover:
         self._busy = busy
 
     async def drain(self) -> None:
-        """Runs until cancelled. While turns are under way they get as much time as a batch took, the less the longer the journal is."""
+        """Runs until cancelled. While turns are under way batches are small, since they lock their sessions, and turns get as much time as
+        one took, the less the longer the journal is."""
         idle, rest = 0, 1.0
         while True:
             began, gentle = time.monotonic(), self._busy() > 0
-            count = BATCH - round(rest * (BATCH - SMALL_BATCH)) if gentle else BATCH
+            count = SMALL_BATCH if gentle else BATCH
             try:
                 moved = await self.move_batch(count=count)
                 rest = 1.0 if moved < count else max(0.0, 1 - await self._hotstore.journal_size() / LONG_JOURNAL)
