@@ -7,30 +7,25 @@ nothing. It knows HTTP towards the providers, and none towards the client.
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import orjson
 
 from common.contracts.query import Usage
+from heavy.llm.connections import Connections
 from heavy.llm.legs import Ask, Leg
 from heavy.llm.passing import ChatPassing, MessagesPassing, Passing, chat_usage, messages_usage
 from heavy.llm.providers.failures import failed, from_body, from_exception
-from heavy.llm.providers.wire import END_OF_BODY_SECONDS, PURPOSE_HEADER, Clock
+from heavy.llm.providers.wire import BROKEN, PURPOSE_HEADER, Clock, document, opened, read_end, read_whole, refusal, timed_out
 from heavy.llm.relayed_body import RelayedBody
 from heavy.llm.types import LLMCallFailed, LLMRequest, Target
 
 OPENAI_URL, ANTHROPIC_URL = "https://api.openai.com/v1", "https://api.anthropic.com"
-KEEP_ALIVE_SECONDS = 60.0
-MAX_REPLY_BYTES = 64 * 1024 * 1024
-MAX_ERROR_BYTES = 256 * 1024
-LARGE_BODY = 1024 * 1024  # from here on aiohttp wants a file
 _JSON = {"content-type": "application/json", "accept": "*/*", "accept-encoding": "identity", "user-agent": "loadsplit"}
 
 
@@ -79,8 +74,7 @@ class Relay:
 
     def __init__(self, gateway: Choosing) -> None:
         self._gateway = gateway
-        self._session: aiohttp.ClientSession | None = None
-        self._proxies: dict[str, str | None] = {}
+        self._connections = Connections()
 
     def catalogue(self) -> Mapping[str, tuple[Target, ...]]:
         """All aliases that may be asked for, with their targets."""
@@ -129,14 +123,12 @@ class Relay:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._connections.aclose()
 
     async def _whole(self, leg: Leg, call: Call) -> tuple[bytes, Usage]:
         clock = _clock(leg, streaming=False)
         async with self._open(leg, call, clock) as response:
-            body = await _read_whole(response, clock)
+            body = await read_whole(response, clock)
             if not body.strip():
                 raise failed("incomplete", why="an empty body")
             try:
@@ -154,7 +146,7 @@ class Relay:
         begun = False
         async with self._open(leg, call, clock) as response:
             if "json" in response.headers.get("content-type", ""):
-                raise from_body(_document(await _read_whole(response, clock)), status=None, headers=response.headers)
+                raise from_body(document(await read_whole(response, clock)), status=None, headers=response.headers)
             while not passing.done:
                 chunk = await _next(response, clock, passing)
                 data, failure = passing.feed(chunk) if chunk else passing.end()
@@ -167,29 +159,15 @@ class Relay:
                     raise failure
                 if not chunk:
                     return
-            await _read_end(response)
+            await read_end(response)
 
     @asynccontextmanager
     async def _open(self, leg: Leg, call: Call, clock: Clock) -> AsyncIterator[aiohttp.ClientResponse]:
         """The reply of a target that has taken the request. The connection is closed with it, unless the reply was read to its end."""
         target = leg.target
         body, url = call.body.for_model(target.model), _url(target, call.path)
-        if url not in self._proxies:
-            self._proxies[url] = _proxy(url)
-        try:
-            async with asyncio.timeout_at(clock.next(False)):
-                response = await self._client().post(
-                    url,
-                    data=body if len(body) < LARGE_BODY else io.BytesIO(body),
-                    headers={**_JSON, PURPOSE_HEADER: "relay", **call.headers, **_key(target)},
-                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=target.connect_timeout),
-                    proxy=self._proxies[url],
-                    allow_redirects=False,  # the key must not follow to another host
-                )
-        except (aiohttp.ClientError, OSError) as e:
-            if isinstance(e, TimeoutError) and not isinstance(e, aiohttp.ClientError):
-                raise failed("timeout", why="no response within the time for the first token") from None
-            raise from_exception(e) from None
+        headers = {**_JSON, PURPOSE_HEADER: "relay", **call.headers, **_key(target)}
+        response = await opened(partial(self._connections.post, url, body, headers, connect_timeout=target.connect_timeout), clock)
         try:
             leg.told(response.headers)
             if response.status != 200:
@@ -198,28 +176,11 @@ class Relay:
         finally:
             response.close()
 
-    def _client(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-        return self._session
-
 
 def _url(target: Target, path: str) -> str:
     if target.provider == "openai":
         return (target.base_url or OPENAI_URL).rstrip("/") + path
     return (target.base_url or ANTHROPIC_URL).rstrip("/").removesuffix("/v1") + "/v1" + path
-
-
-def _proxy(url: str) -> str | None:
-    """The proxy that the environment names for an address, as the SDKs take it. Asked once: aiohttp would ask in a thread for each call."""
-    at = urlsplit(url)
-    if proxy_bypass(at.netloc):
-        return None
-    known = getproxies()
-    return known.get(at.scheme) or known.get("all")
 
 
 def _key(target: Target) -> dict[str, str]:
@@ -248,41 +209,12 @@ def _so_far(passing: Passing, ask: Ask) -> Usage:
 
 
 async def _refusal(response: aiohttp.ClientResponse, target: Target, clock: Clock) -> LLMCallFailed:
-    body = b""
-    try:
-        async with asyncio.timeout_at(clock.next(False)):
-            while len(body) < MAX_ERROR_BYTES and (piece := await response.content.read(MAX_ERROR_BYTES)):
-                body += piece
-    except (aiohttp.ClientError, OSError):
-        body = b""  # the status says enough
-    error = from_body(_document(body), status=response.status, headers=response.headers)
+    body = await refusal(response, clock)
+    error = from_body(document(body), status=response.status, headers=response.headers)
     if error.kind != "invalid_request" or not body:
         return error
     key = target.api_key.encode()
     return Refused(error, response.status, body.replace(key, b"***") if key else body)
-
-
-def _document(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return body.decode("utf-8", "replace")
-
-
-async def _read_whole(response: aiohttp.ClientResponse, clock: Clock) -> bytes:
-    pieces, size = [], 0
-    try:
-        async with asyncio.timeout_at(clock.end):
-            while piece := await response.content.readany():
-                pieces.append(piece)
-                size += len(piece)
-                if size > MAX_REPLY_BYTES:
-                    raise failed("garbage", why=f"a reply of more than {MAX_REPLY_BYTES} bytes")
-    except (aiohttp.ClientError, OSError) as e:
-        if isinstance(e, TimeoutError) and not isinstance(e, aiohttp.ClientError):
-            raise failed("timeout") from None
-        raise from_exception(e) from None
-    return b"".join(pieces)
 
 
 async def _next(response: aiohttp.ClientResponse, clock: Clock, passing: Passing) -> bytes:
@@ -291,20 +223,10 @@ async def _next(response: aiohttp.ClientResponse, clock: Clock, passing: Passing
     try:
         async with asyncio.timeout_at(clock.next(passing.started, finished)):
             return await response.content.readany()
-    except (aiohttp.ClientError, OSError) as e:
+    except BROKEN as e:
         if finished:  # the answer is whole; only the end of the stream is missing
             return b""
         partial = passing.partial
-        if isinstance(e, TimeoutError) and not isinstance(e, aiohttp.ClientError):
+        if timed_out(e):
             raise failed("timeout", why="a pause within the stream", partial=partial, usage=passing.usage) from None
         raise from_exception(e, partial=partial, usage=passing.usage) from None
-
-
-async def _read_end(response: aiohttp.ClientResponse) -> None:
-    """Behind the last event the body should end at once: then the connection serves the next call."""
-    try:
-        async with asyncio.timeout(END_OF_BODY_SECONDS):
-            while await response.content.readany():
-                pass
-    except (aiohttp.ClientError, OSError):
-        return

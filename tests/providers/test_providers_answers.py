@@ -119,4 +119,5 @@ async def test_connections_are_kept_between_calls(name: str, provider: Provider)
         for _ in range(3):
             await call(provider, target(name, url), ask())
         assert simulator.calls == 3
-        assert len(provider._clients) == 1  # type: ignore[attr-defined]
+        connector = provider._connections._session.connector  # type: ignore[attr-defined]
+        assert sum(map(len, connector._conns.values())) == 1

@@ -1,4 +1,4 @@
-"""Anthropic's messages API. The SDK makes the request; the stream's bytes are decoded by our own hands.
+"""Anthropic's messages API. The SDK says where calls go and with which headers; the bytes are our own.
 
 A stream is complete only with `message_stop`; an overload may come as an event inside a 200.
 """
@@ -10,16 +10,16 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-import httpx2
 import orjson
-from anthropic import AnthropicError, APIStatusError, AsyncAnthropic, DefaultAioHttpClient
+from anthropic import AsyncAnthropic
 
+from heavy.llm.connections import Connections
 from heavy.llm.providers.assembly import Assembly, ToolNames, as_object, count
 from heavy.llm.providers.breakpoints import MIN_CACHED_TOKENS, mark
-from heavy.llm.providers.failures import from_body, from_exception
-from heavy.llm.providers.wire import PURPOSE_HEADER, UNLIMITED, UNREAD, Clock, converse
+from heavy.llm.providers.failures import from_body
+from heavy.llm.providers.wire import PURPOSE_HEADER, Address, Clock, converse
 from heavy.llm.tokens import estimate, estimate_tools
-from heavy.llm.types import Chunk, FinishReason, LLMCallFailed, LLMRequest, Message, Target
+from heavy.llm.types import Chunk, FinishReason, LLMRequest, Message, Target
 
 _FINISH: dict[str, FinishReason] = {
     "end_turn": "stop",
@@ -36,31 +36,27 @@ _NO_TEXT = "(no text)"
 
 
 class AnthropicProvider:
-    """Implements heavy.llm.types.Provider. One SDK client for each base URL and key, so connections are kept between calls.
-
-    Clients for `targets` are made at once: making the first one takes about 0.2 s, which no request should wait for.
-    """
+    """Implements heavy.llm.types.Provider. The addresses of `targets` are made at once: the first one takes about 0.2 s, which no request
+    should wait for."""
 
     def __init__(self, targets: Iterable[Target] = ()) -> None:
-        self._clients: dict[tuple[str | None, str], AsyncAnthropic] = {}
+        self._connections = Connections()
+        self._addresses: dict[tuple[str | None, str], Address] = {}
         for target in targets:
-            self._client(target)
+            self._address(target)
 
     async def stream(self, target: Target, request: LLMRequest, *, streaming: bool) -> AsyncGenerator[Chunk, None]:
         """One call at one target. Raises LLMCallFailed; never retries."""
-        names = ToolNames(request.tools)
-        timeout = httpx2.Timeout(None, connect=target.connect_timeout, pool=target.connect_timeout)
+        names, to = ToolNames(request.tools), self._address(target)
         call = partial(
-            self._client(target).post,
-            "/v1/messages",
-            cast_to=httpx2.Response,
-            content=orjson.dumps(body(target, request, names, streaming)),
-            options={"headers": {**UNREAD, PURPOSE_HEADER: request.purpose}, "timeout": timeout},
+            self._connections.post,
+            to.url,
+            orjson.dumps(body(target, request, names, streaming)),
+            {**to.headers, PURPOSE_HEADER: request.purpose},
+            connect_timeout=target.connect_timeout,
         )
         reader = MessageReader(Assembly(target, names, request.told))
-        chunks = converse(
-            call, reader, Clock(target, request, streaming), streaming=streaming, sdk_error=_failure, sdk_errors=AnthropicError
-        )
+        chunks = converse(call, reader, Clock(target, request, streaming), streaming=streaming)
         try:
             async for chunk in chunks:
                 yield chunk
@@ -69,24 +65,16 @@ class AnthropicProvider:
 
     async def aclose(self) -> None:
         """Closes every connection."""
-        clients, self._clients = list(self._clients.values()), {}
-        for client in clients:
-            await client.close()
+        await self._connections.aclose()
 
-    def _client(self, target: Target) -> AsyncAnthropic:
-        """The SDK's client for a target. Its `post` gives the response as it is, without the transformations of `create`."""
+    def _address(self, target: Target) -> Address:
         key = (target.base_url, target.api_key)
-        client = self._clients.get(key)
-        if client is None:
-            # The path has /v1 already. The key must not follow a redirect to another host, so there are none.
-            client = AsyncAnthropic(
-                api_key=target.api_key or "unused",
-                base_url=target.base_url.rstrip("/").removesuffix("/v1") if target.base_url else None,
-                max_retries=0,
-                http_client=DefaultAioHttpClient(follow_redirects=False, limits=UNLIMITED),
-            )
-            self._clients[key] = client
-        return client
+        if key not in self._addresses:
+            # The path has /v1 already.
+            base_url = target.base_url.rstrip("/").removesuffix("/v1") if target.base_url else None
+            client = AsyncAnthropic(api_key=target.api_key or "unused", base_url=base_url)
+            self._addresses[key] = Address.of(client.base_url, "/v1/messages", {**client.auth_headers, **client.default_headers})
+        return self._addresses[key]
 
 
 class MessageReader:
@@ -238,9 +226,3 @@ def _text(value: Any) -> str:
     if type(value) is not str:
         raise TypeError("text is no string")
     return value
-
-
-def _failure(error: Exception) -> LLMCallFailed:
-    if isinstance(error, APIStatusError):
-        return from_body(error.body, status=error.status_code, headers=error.response.headers)
-    return from_exception(error)

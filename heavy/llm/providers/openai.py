@@ -1,6 +1,7 @@
-"""OpenAI's chat completions, and everything that speaks it. The SDK makes the request; the stream's bytes are decoded by our own hands.
+"""OpenAI's chat completions, and everything that speaks it. The SDK says where calls go and with which headers; the bytes are our own.
 
-The SDK builds a validated object for every chunk; decoding the bytes instead is several times as fast (docs/llm.md has the figures).
+The SDK builds objects for every request and every chunk; sending and decoding bytes instead is several times as fast (docs/llm.md has the
+figures).
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-import httpx2
 import orjson
-from openai import APIStatusError, AsyncOpenAI, DefaultAioHttpClient, OpenAIError
+from openai import AsyncOpenAI
 
+from heavy.llm.connections import Connections
 from heavy.llm.providers.assembly import Assembly, ToolNames, as_object, count
-from heavy.llm.providers.failures import from_body, from_exception
-from heavy.llm.providers.wire import PURPOSE_HEADER, UNLIMITED, UNREAD, Clock, converse
-from heavy.llm.types import Chunk, FinishReason, LLMCallFailed, LLMRequest, Message, Target
+from heavy.llm.providers.failures import from_body
+from heavy.llm.providers.wire import PURPOSE_HEADER, Address, Clock, converse
+from heavy.llm.types import Chunk, FinishReason, LLMRequest, Message, Target
 
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop",
@@ -33,29 +34,27 @@ _OWN_SAMPLING = re.compile(r"(.*/)?(o\d|gpt-[5-9])")
 
 
 class OpenAIProvider:
-    """Implements heavy.llm.types.Provider. One SDK client for each base URL and key, so connections are kept between calls.
-
-    Clients for `targets` are made at once: making the first one takes about 0.2 s, which no request should wait for.
-    """
+    """Implements heavy.llm.types.Provider. The addresses of `targets` are made at once: the first one takes about 0.2 s, which no request
+    should wait for."""
 
     def __init__(self, targets: Iterable[Target] = ()) -> None:
-        self._clients: dict[tuple[str | None, str], AsyncOpenAI] = {}
+        self._connections = Connections()
+        self._addresses: dict[tuple[str | None, str], Address] = {}
         for target in targets:
-            self._client(target)
+            self._address(target)
 
     async def stream(self, target: Target, request: LLMRequest, *, streaming: bool) -> AsyncGenerator[Chunk, None]:
         """One call at one target. Raises LLMCallFailed; never retries."""
-        names = ToolNames(request.tools)
-        timeout = httpx2.Timeout(None, connect=target.connect_timeout, pool=target.connect_timeout)
+        names, to = ToolNames(request.tools), self._address(target)
         call = partial(
-            self._client(target).post,
-            "/chat/completions",
-            cast_to=httpx2.Response,
-            content=orjson.dumps(body(target, request, names, streaming)),
-            options={"headers": {**UNREAD, PURPOSE_HEADER: request.purpose}, "timeout": timeout},
+            self._connections.post,
+            to.url,
+            orjson.dumps(body(target, request, names, streaming)),
+            {**to.headers, PURPOSE_HEADER: request.purpose},
+            connect_timeout=target.connect_timeout,
         )
         reader = ChatReader(Assembly(target, names, request.told))
-        chunks = converse(call, reader, Clock(target, request, streaming), streaming=streaming, sdk_error=_failure, sdk_errors=OpenAIError)
+        chunks = converse(call, reader, Clock(target, request, streaming), streaming=streaming)
         try:
             async for chunk in chunks:
                 yield chunk
@@ -64,25 +63,14 @@ class OpenAIProvider:
 
     async def aclose(self) -> None:
         """Closes every connection."""
-        clients, self._clients = list(self._clients.values()), {}
-        for client in clients:
-            await client.close()
+        await self._connections.aclose()
 
-    def _client(self, target: Target) -> AsyncOpenAI:
-        """The SDK's client for a target. Its `post` gives the response as it is; `create` would first walk through the whole body
-        to transform what we never send, at half the cost of a call."""
+    def _address(self, target: Target) -> Address:
         key = (target.base_url, target.api_key)
-        client = self._clients.get(key)
-        if client is None:
-            # The key must not follow a redirect to another host, so there are none.
-            client = AsyncOpenAI(
-                api_key=target.api_key or "unused",
-                base_url=target.base_url,
-                max_retries=0,
-                http_client=DefaultAioHttpClient(follow_redirects=False, limits=UNLIMITED),
-            )
-            self._clients[key] = client
-        return client
+        if key not in self._addresses:
+            client = AsyncOpenAI(api_key=target.api_key or "unused", base_url=target.base_url)
+            self._addresses[key] = Address.of(client.base_url, "/chat/completions", {**client.auth_headers, **client.default_headers})
+        return self._addresses[key]
 
 
 class ChatReader:
@@ -199,9 +187,3 @@ def _cache_key(agent_id: str, skill: str) -> str:
     """What calls with the same beginning have in common; at most 64 characters."""
     key = f"{agent_id}/{skill}"
     return key if len(key) <= 64 and key.isascii() else hashlib.sha256(key.encode()).hexdigest()
-
-
-def _failure(error: Exception) -> LLMCallFailed:
-    if isinstance(error, APIStatusError):
-        return from_body(error.body, status=error.status_code, headers=error.response.headers)
-    return from_exception(error)

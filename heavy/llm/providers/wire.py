@@ -1,19 +1,19 @@
 """One call on the wire: opening, the three timers, the event loop over bytes, the check that the end is a real end.
 
-Shared by the providers. It knows HTTP responses as the SDKs hand them out (httpx2), but no provider's format: a Reader does.
+Shared by the providers. It knows HTTP replies, but no provider's format: a Reader does.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import aiohttp
-import httpx2
 import orjson
 
+from common.contracts.query import Usage
 from heavy.llm.headers import pause
 from heavy.llm.providers.assembly import Assembly
 from heavy.llm.providers.failures import failed, from_body, from_exception
@@ -22,19 +22,29 @@ from heavy.llm.types import Chunk, LLMCallFailed, LLMRequest, Target, TextDelta
 
 # Tells a proxy or the simulator what the call is for; providers ignore it.
 PURPOSE_HEADER = "X-Loadsplit-Purpose"
-# Both SDKs take this header as the wish for a response whose body they have not read (their `with_streaming_response` sets it).
-UNREAD = {"X-Stainless-Raw-Response": "stream"}
-# Calls at once are limited by targets and by admission, not by the SDKs' 1 000 connections, behind which a stream waits in vain. 0 is
-# aiohttp's word for no limit; None would be its default of 100.
-UNLIMITED = httpx2.Limits(max_connections=0)
-# What iterating a response may raise. Anything else is a fault of ours and must be seen as one.
-BROKEN = (httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError)
+# What a connection may raise. Anything else is a fault of ours and must be seen as one.
+BROKEN = (aiohttp.ClientError, OSError)
 # What a Reader raises at a document of another shape than its provider's.
 NONSENSE = (TypeError, ValueError, KeyError, AttributeError, IndexError)
 # After the last event the body should end at once. Reading that end keeps the connection for the next call; more waiting would cost more.
 END_OF_BODY_SECONDS = 0.05
 # How long a stream that has said why it stopped may still take for its token counts.
 AFTER_FINISH_SECONDS = 2.0
+MAX_REPLY_BYTES = 64 * 1024 * 1024
+MAX_ERROR_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a target's calls go, and the headers that its SDK gives them: the key, the protocol's version, who we are."""
+
+    url: str
+    headers: Mapping[str, str]
+
+    @classmethod
+    def of(cls, base_url: object, path: str, headers: Mapping[str, object]) -> Address:
+        """The same of an SDK's client; a header that it leaves out is no string."""
+        return cls(str(base_url).rstrip("/") + path, {name: value for name, value in headers.items() if isinstance(value, str)})
 
 
 class Reader(Protocol):
@@ -72,25 +82,13 @@ class Clock:
 
 
 async def converse(
-    call: Callable[[], Awaitable[httpx2.Response]],
-    reader: Reader,
-    clock: Clock,
-    *,
-    streaming: bool,
-    sdk_error: Callable[[Exception], LLMCallFailed],
-    sdk_errors: type[Exception],
+    call: Callable[[], Awaitable[aiohttp.ClientResponse]], reader: Reader, clock: Clock, *, streaming: bool
 ) -> AsyncGenerator[Chunk, None]:
     """Makes the call and yields text deltas and one Completed. Closes the connection whichever way it is left."""
+    response = await opened(call, clock)
     try:
-        async with asyncio.timeout_at(clock.next(False)):
-            response = await call()
-    except TimeoutError:
-        raise failed("timeout", why="no response within the time for the first token") from None
-    except sdk_errors as e:
-        raise sdk_error(e) from None
-    except BROKEN as e:
-        raise from_exception(e) from None
-    try:
+        if not 200 <= response.status < 300:
+            raise from_body(document(await refusal(response, clock)), status=response.status, headers=response.headers)
         if streaming and "json" not in response.headers.get("content-type", ""):
             async for chunk in _events(response, reader, clock):
                 yield chunk
@@ -103,42 +101,98 @@ async def converse(
         e.calls_begun = reader.assembly.calls_begun
         raise
     finally:
-        await response.aclose()
+        response.close()
 
 
-def _pause(headers: httpx2.Headers) -> float | None:
+async def opened(call: Callable[[], Awaitable[aiohttp.ClientResponse]], clock: Clock) -> aiohttp.ClientResponse:
+    """The reply of a target, its body not read yet. Raises LLMCallFailed."""
+    try:
+        async with asyncio.timeout_at(clock.next(False)):
+            return await call()
+    except BROKEN as e:
+        if timed_out(e):
+            raise failed("timeout", why="no response within the time for the first token") from None
+        raise from_exception(e) from None
+
+
+def timed_out(error: BaseException) -> bool:
+    """Whether it was our own clock that ended the wait; aiohttp's own time-outs are of connections."""
+    return isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError)
+
+
+async def refusal(response: aiohttp.ClientResponse, clock: Clock) -> bytes:
+    """The body of a refusal, as far as it comes in time: the status says enough without."""
+    body = b""
+    try:
+        async with asyncio.timeout_at(clock.next(False)):
+            while len(body) < MAX_ERROR_BYTES and (piece := await response.content.read(MAX_ERROR_BYTES)):
+                body += piece
+    except BROKEN:
+        return b""
+    return body
+
+
+def document(body: bytes) -> Any:
+    """JSON as its value, anything else as text."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return body.decode("utf-8", "replace")
+
+
+async def read_whole(response: aiohttp.ClientResponse, clock: Clock, usage: Usage | None = None) -> bytes:
+    """The whole body. Raises LLMCallFailed, with what is known of the call's usage."""
+    pieces, size = [], 0
+    try:
+        async with asyncio.timeout_at(clock.end):
+            while piece := await response.content.readany():
+                pieces.append(piece)
+                size += len(piece)
+                if size > MAX_REPLY_BYTES:
+                    raise failed("garbage", why=f"a reply of more than {MAX_REPLY_BYTES} bytes", usage=usage)
+    except BROKEN as e:
+        if timed_out(e):
+            raise failed("timeout", usage=usage) from None
+        raise from_exception(e, usage=usage) from None
+    return b"".join(pieces)
+
+
+async def read_end(response: aiohttp.ClientResponse) -> None:
+    """Behind the last event the body should end at once: then the connection serves the next call. The answer is whole without it."""
+    try:
+        async with asyncio.timeout(END_OF_BODY_SECONDS):
+            while await response.content.readany():
+                pass
+    except BROKEN:
+        return
+
+
+def _pause(headers: Mapping[str, str]) -> float | None:
     """How long the provider wants no further call. Most servers say nothing: one look at the names settles it."""
-    if any(b"ratelimit" in name.lower() for name, _ in headers.raw):
+    if any("ratelimit" in name.lower() for name in headers):
         return pause(headers)
     return None
 
 
-async def _whole(response: httpx2.Response, reader: Reader, clock: Clock) -> None:
+async def _whole(response: aiohttp.ClientResponse, reader: Reader, clock: Clock) -> None:
     usage = reader.assembly.usage
-    try:
-        async with asyncio.timeout_at(clock.end):
-            body = await response.aread()
-    except TimeoutError:
-        raise failed("timeout", usage=usage) from None
-    except BROKEN as e:
-        raise from_exception(e, usage=usage) from None
+    body = await read_whole(response, clock, usage)
     if not body.strip():
         raise failed("incomplete", why="an empty body", usage=usage)
     doc = _json(body, reader)
     if isinstance(doc.get("error"), dict):  # an error inside a success
-        raise from_body(doc, status=response.status_code, headers=response.headers, usage=usage)
+        raise from_body(doc, status=response.status, headers=response.headers, usage=usage)
     try:
         reader.whole(doc)
     except NONSENSE as e:
         raise failed("garbage", why=f"{type(e).__name__}: {e}", usage=usage) from None
 
 
-async def _events(response: httpx2.Response, reader: Reader, clock: Clock) -> AsyncGenerator[Chunk, None]:
+async def _events(response: aiohttp.ClientResponse, reader: Reader, clock: Clock) -> AsyncGenerator[Chunk, None]:
     decoder = SSEDecoder()
-    body = response.aiter_bytes()
     assembly = reader.assembly
     while not reader.done:
-        chunk = await _next_bytes(body, reader, clock)
+        chunk = await _next_bytes(response, reader, clock)
         if not chunk:
             last = _check_end(decoder, reader)
             if last:
@@ -158,25 +212,20 @@ async def _events(response: httpx2.Response, reader: Reader, clock: Clock) -> As
             raise failed(
                 "garbage", why=f"a line that is no event: {decoder.unknown[:80]!r}", partial=assembly.partial, usage=assembly.usage
             )
-    await _read_end(body)
+    await read_end(response)
 
 
-async def _next_bytes(body: Any, reader: Reader, clock: Clock) -> bytes:
-    """The next bytes; empty at the end of the body."""
+async def _next_bytes(response: aiohttp.ClientResponse, reader: Reader, clock: Clock) -> bytes:
+    """The next bytes, as many as there are; empty at the end of the body."""
     assembly, finished = reader.assembly, reader.may_end
     try:
         async with asyncio.timeout_at(clock.next(assembly.started, finished)):
-            async for chunk in body:
-                if chunk:
-                    return bytes(chunk)
-            return b""
-    except TimeoutError:
+            return await response.content.readany()
+    except BROKEN as e:
         if finished:  # the answer is whole; only the end of the stream is missing
             return b""
-        raise failed("timeout", why="a pause within the stream", partial=assembly.partial, usage=assembly.usage) from None
-    except BROKEN as e:
-        if finished:
-            return b""
+        if timed_out(e):
+            raise failed("timeout", why="a pause within the stream", partial=assembly.partial, usage=assembly.usage) from None
         raise from_exception(e, partial=assembly.partial, usage=assembly.usage) from None
 
 
@@ -218,12 +267,3 @@ def _check_end(decoder: SSEDecoder, reader: Reader) -> str:
     if not reader.done and not reader.may_end:
         raise failed("incomplete", partial=reader.assembly.partial, usage=reader.assembly.usage)
     return text
-
-
-async def _read_end(body: Any) -> None:
-    try:
-        async with asyncio.timeout(END_OF_BODY_SECONDS):
-            async for _ in body:
-                pass
-    except (TimeoutError, *BROKEN):
-        return  # the answer is whole; without its end the connection is closed instead of kept

@@ -307,7 +307,8 @@ async def test_connections_are_kept_and_large_bodies_sent(provider: Provider) ->
             for stream in (True, False, True):
                 ask, call = asked(provider, stream=stream, metadata={"x": "y" * 1_200_000})
                 await (all_of(relay, ask, call) if stream else relay.whole(ask, call))
-            connector = relay._session.connector if relay._session else None
+            session = relay._connections._session
+            connector = session.connector if session else None
             assert connector is not None
             assert sum(len(c) for c in connector._conns.values()) == 1
         assert simulator.calls == 3
