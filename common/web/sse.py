@@ -44,24 +44,38 @@ class SSEWriter:
         self._heartbeat, self._stall = heartbeat, stall
         self._sent = 0  # counts frames, so that the heartbeat knows whether it was quiet
         self._sending_since: float | None = None
+        self._sender: asyncio.Task[object] | None = None  # while frames are sent
+        self._interrupted = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._beating: asyncio.Task[None] | None = None
 
     async def run(self, frames: AsyncIterator[bytes]) -> bool:
         """Sends all frames and ends the reply. False when the client left or stopped reading; `frames` is closed then too."""
         await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
-        pump = asyncio.create_task(self._pump(frames))
+        self._sender = asyncio.current_task()
         gone = asyncio.create_task(self._until_gone())
-        pulse = asyncio.create_task(self._pulse())
+        gone.add_done_callback(self._interrupt)
+        self._beat_again(self._sent)
         try:
-            await asyncio.wait({pump, gone, pulse}, return_when=asyncio.FIRST_COMPLETED)
-            if pump.done():
-                return pump.result()
-            if not gone.done() and self._cut is not None:
-                self._cut()
-            return False
+            return await self._pump(frames)
+        except asyncio.CancelledError:
+            if self._interrupted and self._sender is not None and self._sender.uncancel() == 0:
+                if not gone.done() and self._cut is not None:
+                    self._cut()
+                return False
+            raise
         finally:
-            for task in (pump, gone, pulse):
-                task.cancel()
-            await asyncio.gather(pump, gone, pulse, return_exceptions=True)
+            self._sender = None
+            for work in (self._timer, self._beating, gone):
+                if work is not None:
+                    work.cancel()
+            await asyncio.wait([gone])
+
+    def _interrupt(self, _: object = None) -> None:
+        """Ends the sending: nobody reads any more."""
+        if self._sender is not None and not self._interrupted:
+            self._interrupted = True
+            self._sender.cancel()
 
     async def _pump(self, frames: AsyncIterator[bytes]) -> bool:
         try:
@@ -87,17 +101,23 @@ class SSEWriter:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
-    async def _pulse(self) -> None:
-        """A heartbeat when nothing was sent for a while; returns when a write has hung too long."""
-        loop = asyncio.get_running_loop()
-        while True:
-            before = self._sent
-            await asyncio.sleep(min(self._heartbeat, self._stall))
-            if self._sending_since is not None:
-                if loop.time() - self._sending_since >= self._stall:
-                    return
-            elif self._sent == before:
-                try:
-                    await self._send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
-                except OSError:
-                    return
+    def _beat_again(self, before: int) -> None:
+        """A look at the stream when a while has passed: `before` are the frames that were sent by now. A timer, since a task that sleeps is
+        2 KB of every open stream."""
+        self._timer = asyncio.get_running_loop().call_later(min(self._heartbeat, self._stall), self._beat, before)
+
+    def _beat(self, before: int) -> None:
+        """A heartbeat when nothing was sent for a while; the end when a write has hung too long."""
+        if self._sending_since is not None:
+            if asyncio.get_running_loop().time() - self._sending_since >= self._stall:
+                self._interrupt()
+                return
+        elif self._sent == before and (self._beating is None or self._beating.done()):
+            self._beating = asyncio.create_task(self._send_heartbeat())
+        self._beat_again(self._sent)
+
+    async def _send_heartbeat(self) -> None:
+        try:
+            await self._send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+        except OSError:
+            self._interrupt()

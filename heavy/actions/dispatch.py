@@ -98,38 +98,38 @@ async def _answer(ctx: ActionContext, chosen: Chosen) -> AsyncGenerator[ActionSt
                 yield step
 
 
-async def _inner(ctx: ActionContext, chosen: Chosen) -> AsyncGenerator[Inner]:
-    """The action's own steps; nothing at all for an unknown action."""
+def _inner(ctx: ActionContext, chosen: Chosen) -> AsyncGenerator[Inner]:
+    """The action's own steps."""
     action = ctx.compiled.declared.get((chosen.kind, chosen.target or ""))
-    steps: AsyncGenerator[Inner]
     by_llm = chosen.matched_by == "llm"
     if chosen.kind == "message":
-        steps = plain_message(ctx, prompts.failure(ctx.escalated) if ctx.escalated else None)
-    elif chosen.kind == "router":
-        steps = router(ctx, chosen.target)
-    elif action is not None and by_llm and goes_on(ctx, action):
-        steps = sop_driven(ctx, chosen.kind, action.id, chosen.parameters)
-    elif isinstance(action, SystemAction):
-        if once_only(ctx.compiled.actions["system", action.id]):
-            yield Step((), Usage())  # a later attempt must know of its call
-        result = await system_action(ctx, action, chosen.parameters)
-        if isinstance(result, ActionResult) and result.text:
-            yield Delta(result.text)
-        yield result
-        return
-    elif isinstance(action, Skill):
-        function = action.execution_mode == "function"
-        steps = function_skill(ctx, action, chosen.parameters) if function else agent_skill(ctx, action)
-    elif isinstance(action, Tool):
-        steps = tool_action(ctx, action, chosen.parameters, by_llm=by_llm)
-    elif action is not None:
-        steps = declared_call(ctx, "flow", action.id, chosen.parameters)
-    else:
-        yield NotAnswered(f"there is no {chosen.kind} {chosen.target}")
-        return
-    async with aclosing(steps):
-        async for step in steps:
-            yield step
+        return plain_message(ctx, prompts.failure(ctx.escalated) if ctx.escalated else None)
+    if chosen.kind == "router":
+        return router(ctx, chosen.target)
+    if action is not None and by_llm and goes_on(ctx, action):
+        return sop_driven(ctx, chosen.kind, action.id, chosen.parameters)
+    if isinstance(action, SystemAction):
+        return _system_action(ctx, action, chosen.parameters)
+    if isinstance(action, Skill):
+        return function_skill(ctx, action, chosen.parameters) if action.execution_mode == "function" else agent_skill(ctx, action)
+    if isinstance(action, Tool):
+        return tool_action(ctx, action, chosen.parameters, by_llm=by_llm)
+    if action is not None:
+        return declared_call(ctx, "flow", action.id, chosen.parameters)
+    return _unknown(chosen)
+
+
+async def _system_action(ctx: ActionContext, action: SystemAction, parameters: Mapping[str, Any]) -> AsyncGenerator[Inner]:
+    if once_only(ctx.compiled.actions["system", action.id]):
+        yield Step((), Usage())  # a later attempt must know of its call
+    result = await system_action(ctx, action, parameters)
+    if isinstance(result, ActionResult) and result.text:
+        yield Delta(result.text)
+    yield result
+
+
+async def _unknown(chosen: Chosen) -> AsyncGenerator[Inner]:
+    yield NotAnswered(f"there is no {chosen.kind} {chosen.target}")
 
 
 def _resumed(result: ActionResult, chosen: Chosen) -> ActionResult:

@@ -35,15 +35,13 @@ DONE_TOOL = ToolSpec(
 )
 
 
-async def run_agent(gateway: Gateway, toolbox: Toolbox, job: Job) -> AsyncGenerator[RunStep]:
+def run_agent(gateway: Gateway, toolbox: Toolbox, job: Job) -> AsyncGenerator[RunStep]:
     """Runs an agent over one turn; on a resumed turn it goes on behind the last committed message and runs only the calls that have no
     result yet. Calls that need an approval are held until a person has decided: the run pauses, with the reason `awaiting_approval`.
 
     Raises LLMError (with `.partial`), its subclass BadToolCalls, or DeadlineExceeded.
     """
-    async with aclosing(_Run(gateway, toolbox, job).steps()) as steps:
-        async for step in steps:
-            yield step
+    return _Run(gateway, toolbox, job).steps()
 
 
 class _Run:
@@ -98,7 +96,7 @@ class _Run:
                 async for step in closing:
                     yield step
             return
-        async with aclosing(self._ask_in_time("auto")) as asked:
+        async with aclosing(self._ask("auto")) as asked:
             async for step in asked:
                 yield step
         if self.stop:
@@ -109,21 +107,43 @@ class _Run:
         self.answer = replace(self.answer, tool_calls=self.log.unique(self.answer.tool_calls))
         yield self._commit(self.answer)
 
-    async def _ask_in_time(self, tool_choice: str) -> AsyncGenerator[RunStep]:
-        """One LLM call, as long as the run's own limit of seconds allows; afterwards that is the reason to stop."""
+    async def _ask(self, tool_choice: str) -> AsyncGenerator[RunStep]:
+        """One LLM call; its message is in `answer` afterwards. Where the run's own limit of seconds ends it, that is the reason to stop."""
         try:
-            async with aclosing(self._ask(tool_choice)) as asked:
-                async for step in asked:
-                    yield step
+            request = await self._request(tool_choice)
+            completed: Completed | None = None
+            try:
+                if self.job.streaming:
+                    # a Protocol's AsyncIterator may be a generator, which must be closed at once for the upstream connection to close
+                    async with calls.closing(self.gateway.stream(request)) as chunks:
+                        async for chunk in chunks:
+                            if isinstance(chunk, TextDelta):
+                                if text := self.said.delta(chunk.text):
+                                    yield Delta(text)
+                            else:
+                                completed = chunk
+                else:
+                    completed = await self.gateway.complete(request)
+            except LLMCallFailed as e:
+                e.partial = self.said.text or e.partial
+                if e.usage is not None:
+                    self._spend(e.usage)  # counts where the run goes on; a caller that gets the error takes it from there
+                raise
+            if completed is None:
+                raise LLMCallFailed("the answer broke off", kind="incomplete", partial=self.said.text)
         except (LLMCallFailed, DeadlineExceeded) as e:
             # a gateway also refuses a call for which too little time is left
             own = self._own_time_is_nearer() if isinstance(e, DeadlineExceeded) else self._own_time_is_over()
             if not own:
                 raise
             self.stop = "limit:seconds"
+            return
+        self._take(completed)
+        if text := self.said.rest(completed.message.content):
+            yield Delta(text)
+        self.said.close()
 
-    async def _ask(self, tool_choice: str) -> AsyncGenerator[RunStep]:
-        """One LLM call; its message is in `answer` afterwards."""
+    async def _request(self, tool_choice: str) -> LLMRequest:
         if self.notes is None:
             self.notes = await self.job.notes() if self.job.notes else ""
         notes = self.notes if tool_choice != "none" else prompts.with_notes(self.notes, prompts.NO_MORE_TOOLS)
@@ -131,31 +151,7 @@ class _Run:
         self._spend(self.window.usage)
         self.window.usage = Usage()
         choice = tool_choice if self.tools else "auto"
-        request = LLMRequest(self.job.model, messages, self.tools, choice, timeout=self._time_left(), purpose=self.job.purpose)
-        completed: Completed | None = None
-        try:
-            if self.job.streaming:
-                # a Protocol's AsyncIterator may be a generator, which must be closed at once for the upstream connection to close
-                async with calls.closing(self.gateway.stream(request)) as chunks:
-                    async for chunk in chunks:
-                        if isinstance(chunk, TextDelta):
-                            if text := self.said.delta(chunk.text):
-                                yield Delta(text)
-                        else:
-                            completed = chunk
-            else:
-                completed = await self.gateway.complete(request)
-        except LLMCallFailed as e:
-            e.partial = self.said.text or e.partial
-            if e.usage is not None:
-                self._spend(e.usage)  # counts where the run goes on; a caller that gets the error takes it from there
-            raise
-        if completed is None:
-            raise LLMCallFailed("the answer broke off", kind="incomplete", partial=self.said.text)
-        self._take(completed)
-        if text := self.said.rest(completed.message.content):
-            yield Delta(text)
-        self.said.close()
+        return LLMRequest(self.job.model, messages, self.tools, choice, timeout=self._time_left(), purpose=self.job.purpose)
 
     def _take(self, completed: Completed) -> None:
         self.answer = completed.message
@@ -231,7 +227,7 @@ class _Run:
         """The end at a bound: one last call that may use no tools where calls were the bound, else the fallback text."""
         if reason in ("max_iterations", "repeated_call", "limit:tool_calls"):
             self.answer = Message("assistant")
-            async with aclosing(self._ask_in_time("none")) as asked:
+            async with aclosing(self._ask("none")) as asked:
                 async for step in asked:
                     yield step
             if self.stop == "limit:seconds":

@@ -94,11 +94,9 @@ class LLMGateway:
             self._budgets[name] = old.get(name) or RetryBudget(alias.retry_share)
             self._budgets[name].share = alias.retry_share
 
-    async def stream(self, request: LLMRequest) -> AsyncGenerator[Chunk, None]:
+    def stream(self, request: LLMRequest) -> AsyncGenerator[Chunk, None]:
         """Text deltas and one Completed. Whoever stops early closes the generator (`aclosing`), which closes the connection upstream."""
-        async with aclosing(self._run(request, streaming=True)) as chunks:
-            async for chunk in chunks:
-                yield chunk
+        return self._run(request, streaming=True)
 
     async def complete(self, request: LLMRequest) -> Completed:
         """One JSON call; the same fail-over."""

@@ -209,9 +209,9 @@ class Lives:
         if row.state == "running":
             return row, False
         deadline = row.request.get("deadline")
-        async with self._owner.waiting(turn):
+        async with self._owner.waiting(turn) as wake:
             while True:
-                turn.wake.clear()
+                wake.clear()
                 if turn.cancelled or self._owner.is_first(turn):
                     lease = self._owner.lease_seconds
                     claimed = await self._stores.turns.claim(row.tenant, row.turn_id, owner=self._owner.name, lease_seconds=lease)
@@ -231,7 +231,7 @@ class Lives:
                     raise LeaseLost("the turn was given up while it waited")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(WAIT_POLL_SECONDS, left)):
-                        await turn.wake.wait()
+                        await wake.wait()
 
 
 def _loop_time(deadline: float | None) -> float | None:

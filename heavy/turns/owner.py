@@ -28,11 +28,11 @@ LISTEN_AGAIN_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class OwnedTurn:
     """A turn that waits or runs here. `cancelled` says that its end was asked for, with the reason; only a `running` one is interrupted
     for it, a waiting one looks. `leaving` asks it to stop at the end of a step. `error` is what a reader is told when this node could not
-    bring the turn to its end. `first_word` is there until the turn has said something; `busy` says that it takes a place."""
+    bring the turn to its end. `first_word` is there until the turn has said something, `wake` while it waits; `busy` says that it takes a place."""
 
     tenant: str
     session_id: str
@@ -48,7 +48,7 @@ class OwnedTurn:
     first_word: FirstWord | None = None
     busy: bool = False
     asked_at: float = field(default_factory=time.monotonic)
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    wake: asyncio.Event | None = None
 
     def spoke(self, kind: str) -> None:
         """It has said something, as an action of that kind."""
@@ -119,7 +119,8 @@ class TurnOwner:
             return False
         if turn.cancelled is None:  # once is enough: a second interruption would hit the commit of the first
             turn.cancelled = reason
-            turn.wake.set()
+            if turn.wake is not None:
+                turn.wake.set()
             if turn.running and turn.task is not None and not turn.events.committed:
                 turn.task.cancel()
         return True
@@ -131,13 +132,15 @@ class TurnOwner:
                 await self._hotstore.publish(keys.CANCELS, f"{turn_id} {reason}".encode())
 
     @contextlib.asynccontextmanager
-    async def waiting(self, turn: OwnedTurn) -> AsyncIterator[None]:
-        """While inside, `turn.wake` is set when the turn is the first of its session here and an earlier one has ended."""
+    async def waiting(self, turn: OwnedTurn) -> AsyncIterator[asyncio.Event]:
+        """While inside, the event (`turn.wake`) is set when the turn is the first of its session here and an earlier one has ended."""
         place = (turn.tenant, turn.session_id)
+        turn.wake = wake = asyncio.Event()
         self._waiting.setdefault(place, []).append(turn)
         try:
-            yield
+            yield wake
         finally:
+            turn.wake = None
             self._waiting[place].remove(turn)
             if not self._waiting[place]:
                 del self._waiting[place]
@@ -206,8 +209,8 @@ class TurnOwner:
 
     def _wake(self, tenant: str, session_id: str) -> None:
         waiting = self._waiting.get((tenant, session_id))
-        if waiting:
-            min(waiting, key=lambda t: t.seq).wake.set()
+        if waiting and (wake := min(waiting, key=lambda t: t.seq).wake) is not None:
+            wake.set()
 
     def _lose(self, turn: OwnedTurn) -> None:
         if turn.task is not None and not turn.events.ended and not turn.events.committed:

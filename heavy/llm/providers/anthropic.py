@@ -45,7 +45,7 @@ class AnthropicProvider:
         for target in targets:
             self._address(target)
 
-    async def stream(self, target: Target, request: LLMRequest, *, streaming: bool) -> AsyncGenerator[Chunk, None]:
+    def stream(self, target: Target, request: LLMRequest, *, streaming: bool) -> AsyncGenerator[Chunk, None]:
         """One call at one target. Raises LLMCallFailed; never retries."""
         names, to = ToolNames(request.tools), self._address(target)
         call = partial(
@@ -56,12 +56,7 @@ class AnthropicProvider:
             connect_timeout=target.connect_timeout,
         )
         reader = MessageReader(Assembly(target, names, request.told))
-        chunks = converse(call, reader, Clock(target, request, streaming), streaming=streaming)
-        try:
-            async for chunk in chunks:
-                yield chunk
-        finally:
-            await chunks.aclose()
+        return converse(call, reader, Clock(target, request, streaming), streaming=streaming)
 
     async def aclose(self) -> None:
         """Closes every connection."""

@@ -43,7 +43,7 @@ class OpenAIProvider:
         for target in targets:
             self._address(target)
 
-    async def stream(self, target: Target, request: LLMRequest, *, streaming: bool) -> AsyncGenerator[Chunk, None]:
+    def stream(self, target: Target, request: LLMRequest, *, streaming: bool) -> AsyncGenerator[Chunk, None]:
         """One call at one target. Raises LLMCallFailed; never retries."""
         names, to = ToolNames(request.tools), self._address(target)
         call = partial(
@@ -54,12 +54,7 @@ class OpenAIProvider:
             connect_timeout=target.connect_timeout,
         )
         reader = ChatReader(Assembly(target, names, request.told))
-        chunks = converse(call, reader, Clock(target, request, streaming), streaming=streaming)
-        try:
-            async for chunk in chunks:
-                yield chunk
-        finally:
-            await chunks.aclose()
+        return converse(call, reader, Clock(target, request, streaming), streaming=streaming)
 
     async def aclose(self) -> None:
         """Closes every connection."""

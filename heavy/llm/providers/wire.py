@@ -86,6 +86,7 @@ async def converse(
 ) -> AsyncGenerator[Chunk, None]:
     """Makes the call and yields text deltas and one Completed. Closes the connection whichever way it is left."""
     response = await opened(call, clock)
+    del call  # with the request: a stream would keep its bytes as long as it lasts
     try:
         if not 200 <= response.status < 300:
             raise from_body(document(await refusal(response, clock)), status=response.status, headers=response.headers)
