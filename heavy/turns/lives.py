@@ -153,7 +153,10 @@ class Lives:
             if run.state in TERMINAL:
                 self._metrics.turns_total.labels(run.state).inc()
             if run.ended is not None:
-                lines.tell(row, turn, *run.ended)
+                try:
+                    await asyncio.sleep(0)  # who waits for the reply has it first
+                finally:
+                    lines.tell(row, turn, *run.ended)
         except (LeaseLost, LeftBehind, asyncio.CancelledError) as e:
             # another node has the turn, or this one ends: the row stays as it is and the lease decides
             if turn.lost or (isinstance(e, LeaseLost) and turn.error is None):
