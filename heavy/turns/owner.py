@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 class OwnedTurn:
     """A turn that waits or runs here. `cancelled` says that its end was asked for, with the reason; only a `running` one is interrupted
     for it, a waiting one looks. `leaving` asks it to stop at the end of a step. `error` is what a reader is told when this node could not
-    bring the turn to its end. `first_word` is there until the turn has said something, `wake` while it waits; `busy` says that it takes a place."""
+    bring the turn to its end. `first_word` is there until the turn has said something, `wake` while it waits; `busy` says that it takes a
+    place."""
 
     tenant: str
     session_id: str
