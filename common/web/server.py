@@ -16,13 +16,11 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from common.web.admin_port import AdminPort
-from common.web.corked import Corked
+from common.web.http1 import Http1
 from common.web.listening import CannotServe, Sockets
 from common.web.middleware import FAREWELL_SECONDS
-from common.web.sse import CUT
 
 SOCKET_MESSAGE = 65_536  # bytes of one WebSocket message; clients have next to nothing to say on one
 CLOSE = (b"connection", b"close")
@@ -46,7 +44,7 @@ def serve(
     config = uvicorn.Config(
         AdminPort(app, sockets.admin.getsockname()[1]) if sockets.admin else app,
         loop="uvloop",
-        http=_Protocol,
+        http=Http1,
         lifespan="on",
         access_log=False,
         log_config=None,
@@ -85,22 +83,6 @@ def startup_failure(app: Any) -> Iterator[None]:
 
 def _not_the_lifespan(record: logging.LogRecord) -> bool:
     return record.module != "on"
-
-
-class _Protocol(HttpToolsProtocol):
-    """uvicorn's own, which sends the head of a reply with its body, and whose connection an app can cut: what was written to a client that
-    reads nothing would be flushed first otherwise."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(Corked(transport))  # type: ignore[arg-type]
-
-    def on_response_complete(self) -> None:
-        self.transport.flush()  # type: ignore[attr-defined]
-        super().on_response_complete()
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.scope[CUT] = self.transport.abort  # type: ignore[literal-required]
 
 
 class _Server(uvicorn.Server):
@@ -148,8 +130,8 @@ class _Server(uvicorn.Server):
             with contextlib.suppress(OSError):  # it is gone again
                 await loop.connect_accepted_socket(self._protocol, connection)
 
-    def _protocol(self) -> _Protocol:
-        return _Protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+    def _protocol(self) -> Http1:
+        return Http1(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
 def _accepted(sock: socket.socket) -> Iterator[socket.socket]:
