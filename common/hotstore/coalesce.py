@@ -12,10 +12,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
+import hiredis
 from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.connection import AbstractConnection, DefaultParser
 from redis.connection import HiredisRespSerializer
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import InvalidResponse, NoScriptError, RedisError, ResponseError
 
 from common.hotstore.protocol import HotStoreUnavailable
 
@@ -28,6 +29,8 @@ MAX_QUEUED = 50_000
 QUIET_SECONDS = 5.0
 EXPECTED = ("NOSCRIPT", "NOGROUP", "BUSYGROUP")
 NOT_REPEATABLE = ("PUBLISH",)
+READ_BYTES = 65_536
+NOTHING = object()  # no whole reply has come
 
 Call = Callable[[bytes], asyncio.Future[Any]]  # a packed, repeatable command in, its raw reply out
 Command = tuple[asyncio.Future[Any], bytes, bool]  # who waits, the bytes, whether they may be sent twice
@@ -171,29 +174,32 @@ class Coalescer:
             raise ConnectionResetError(str(e)) from None
 
     async def _read(self) -> NoReturn:
-        """Replies come in the order of the commands."""
-        read, in_flight = self._connection.read_response, self._in_flight
+        """Replies come in the order of the commands. They are taken from the connection's stream by a parser of our own: redis-py's way to
+        a single reply is four coroutines long, 2 µs of each answer of a rule."""
+        stream: asyncio.StreamReader = self._connection._reader  # type: ignore[assignment]
+        parser = hiredis.Reader(protocolError=InvalidResponse, replyError=DefaultParser.parse_error, notEnoughData=NOTHING)
+        in_flight = self._in_flight
         answered = 0  # commands of the oldest batch
-        while True:
-            error = None
-            try:
-                reply = await read()
-            except ResponseError as e:
-                error = self._refusal(e)
-            if not in_flight:
-                raise ConnectionResetError("Redis sent a reply that nobody asked for")
-            batch = in_flight[0][1]
-            future = batch[answered][0]
-            answered += 1
-            if answered == len(batch):
-                in_flight.popleft()
-                answered = 0
-            if future.done():  # its caller was cancelled
-                continue
-            if error is None:
-                future.set_result(reply)
-            else:
-                future.set_exception(error)
+        while data := await stream.read(READ_BYTES):
+            parser.feed(data)
+            while (reply := parser.gets()) is not NOTHING:
+                if isinstance(reply, RedisError) and not isinstance(reply, ResponseError):
+                    raise reply  # it serves nobody now
+                if not in_flight:
+                    raise ConnectionResetError("Redis sent a reply that nobody asked for")
+                batch = in_flight[0][1]
+                future = batch[answered][0]
+                answered += 1
+                if answered == len(batch):
+                    in_flight.popleft()
+                    answered = 0
+                if future.done():  # its caller was cancelled
+                    continue
+                if isinstance(reply, ResponseError):
+                    future.set_exception(self._refusal(reply))
+                else:
+                    future.set_result(reply)
+        raise ConnectionResetError("Redis closed the connection")
 
     def _check(self, loop: asyncio.AbstractEventLoop, limit: asyncio.Timeout, grace: bool = False) -> None:
         """Rings at the oldest batch's deadline, at most every `TIMEOUT` seconds however busy the connection is."""
