@@ -1,4 +1,4 @@
-"""Workflow → Matcher: every rule folded, checked and put into one RE2 filter. A rule that does not hold is named, all of them at once."""
+"""Workflow → Matcher: every rule folded, checked and put into an RE2 filter. A rule that does not hold is named, all of them at once."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from common.workflow.placeholders import variables_of
 from common.workflow.schema import ActionKind, Ruled, Skill, Tool, When, Workflow
 from lightweight.matching.fold import fold, fold_pattern
 from lightweight.matching.match import Action, Condition, Matcher, Rule
+from lightweight.matching.woven import Way, read_woven
 
 Tier = Literal["lightweight", "heavy"]
 _SECTIONS = {"flow": "flows", "tool": "tools", "skill": "skills", "system": "system_actions"}
@@ -41,7 +42,9 @@ def compile_rules(workflow: Workflow) -> Matcher:
     """The workflow's rules, ready to match. Raises RulesInvalid naming every rule that does not hold."""
     problems: list[dict[str, str]] = []
     rules: list[Rule] = []
-    prefilter = re2.Filter()
+    plain, other = re2.Filter(), re2.Filter()
+    plain_rules: list[int] = []
+    other_rules: list[int] = []
     options = _options()
     # stable: actions of equal priority stay in order of definition, and so do the patterns of one action
     for kind, action, path in sorted(_ruled(workflow), key=lambda item: -item[1].priority):
@@ -49,6 +52,8 @@ def compile_rules(workflow: Workflow) -> Matcher:
         tier = tier_of(kind, action)
         for i, pattern in enumerate(action.trigger_patterns):
             source = _source(pattern, action.match_type)
+            woven = read_woven(source)
+            prefilter, members = (other, other_rules) if woven is None else (plain, plain_rules)
             complaint = None
             try:
                 regexp = prefilter.re(prefilter.Add(source, options))
@@ -56,19 +61,20 @@ def compile_rules(workflow: Workflow) -> Matcher:
                 complaint = _compile_complaint(pattern, source)  # the filter does not tell why
             else:
                 complaint = _weight_complaint(pattern, regexp.programsize, literal=action.match_type != "regex")
-                rules.append(_rule(kind, action, tier, pattern, regexp, excludes, condition))
+                members.append(len(rules))
+                rules.append(_rule(kind, action, tier, pattern, regexp, excludes, condition, woven))
             if complaint:
                 problems.append(_problem(f"{path}.trigger_patterns[{i}]", kind, action, pattern, complaint))
     if problems:
         lines = "; ".join(f"{p['path']} ({p['action']}, {p['pattern']!r}): {p['message']}" for p in problems)
         raise RulesInvalid(f"{len(problems)} rule(s) can't be compiled: {lines}", problems=problems)
-    if not rules:
-        return Matcher((), None)
+    filters = [(f, tuple(members)) if members else None for f, members in ((plain, plain_rules), (other, other_rules))]
     try:
-        prefilter.Compile()
+        for prefilter, _ in filter(None, filters):
+            prefilter.Compile()
     except re2.error:  # the set of their atoms takes more memory than RE2 allows
         raise RulesInvalid(f"agent {workflow.agent_id}: its {len(rules)} rules are too many for one agent: split it", problems=[]) from None
-    return Matcher(tuple(rules), prefilter, escalate_ambiguous=workflow.ambiguous == "escalate")
+    return Matcher(tuple(rules), *filters, escalate_ambiguous=workflow.ambiguous == "escalate")
 
 
 def check_pattern(pattern: str) -> str | None:
@@ -102,7 +108,14 @@ def _shared_parts(kind: ActionKind, action: Action, path: str, problems: list[di
 
 
 def _rule(
-    kind: ActionKind, action: Action, tier: Tier, pattern: str, regexp: Any, excludes: tuple[Any, ...], when: Condition | None
+    kind: ActionKind,
+    action: Action,
+    tier: Tier,
+    pattern: str,
+    regexp: Any,
+    excludes: tuple[Any, ...],
+    when: Condition | None,
+    woven: tuple[Way, ...] | None,
 ) -> Rule:
     names = regexp.groupindex if regexp.groups and action.match_type == "regex" else {}
     return Rule(
@@ -117,6 +130,7 @@ def _rule(
         required=action.required_groups,
         excludes=excludes,
         when=when,
+        woven=woven,
         simple=not (names or action.required_groups or excludes or when),
     )
 
