@@ -1,4 +1,4 @@
-"""Workflow → Matcher: every rule folded, checked and put into an RE2 filter. A rule that does not hold is named, all of them at once."""
+"""Workflow → Matcher: every rule folded, checked and put into one RE2 filter. A rule that does not hold is named, all of them at once."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ def compile_rules(workflow: Workflow) -> Matcher:
     """The workflow's rules, ready to match. Raises RulesInvalid naming every rule that does not hold."""
     problems: list[dict[str, str]] = []
     rules: list[Rule] = []
-    plain, other = re2.Filter(), re2.Filter()
-    plain_rules: list[int] = []
-    other_rules: list[int] = []
+    prefilter = re2.Filter()
     options = _options()
     # stable: actions of equal priority stay in order of definition, and so do the patterns of one action
     for kind, action, path in sorted(_ruled(workflow), key=lambda item: -item[1].priority):
@@ -52,8 +50,6 @@ def compile_rules(workflow: Workflow) -> Matcher:
         tier = tier_of(kind, action)
         for i, pattern in enumerate(action.trigger_patterns):
             source = _source(pattern, action.match_type)
-            woven = read_woven(source)
-            prefilter, members = (other, other_rules) if woven is None else (plain, plain_rules)
             complaint = None
             try:
                 regexp = prefilter.re(prefilter.Add(source, options))
@@ -61,20 +57,19 @@ def compile_rules(workflow: Workflow) -> Matcher:
                 complaint = _compile_complaint(pattern, source)  # the filter does not tell why
             else:
                 complaint = _weight_complaint(pattern, regexp.programsize, literal=action.match_type != "regex")
-                members.append(len(rules))
-                rules.append(_rule(kind, action, tier, pattern, regexp, excludes, condition, woven))
+                rules.append(_rule(kind, action, tier, pattern, regexp, excludes, condition, read_woven(source)))
             if complaint:
                 problems.append(_problem(f"{path}.trigger_patterns[{i}]", kind, action, pattern, complaint))
     if problems:
         lines = "; ".join(f"{p['path']} ({p['action']}, {p['pattern']!r}): {p['message']}" for p in problems)
         raise RulesInvalid(f"{len(problems)} rule(s) can't be compiled: {lines}", problems=problems)
-    filters = [(f, tuple(members)) if members else None for f, members in ((plain, plain_rules), (other, other_rules))]
+    if not rules:
+        return Matcher((), None)
     try:
-        for prefilter, _ in filter(None, filters):
-            prefilter.Compile()
+        prefilter.Compile()
     except re2.error:  # the set of their atoms takes more memory than RE2 allows
         raise RulesInvalid(f"agent {workflow.agent_id}: its {len(rules)} rules are too many for one agent: split it", problems=[]) from None
-    return Matcher(tuple(rules), *filters, escalate_ambiguous=workflow.ambiguous == "escalate")
+    return Matcher(tuple(rules), prefilter, escalate_ambiguous=workflow.ambiguous == "escalate")
 
 
 def check_pattern(pattern: str) -> str | None:

@@ -1,6 +1,6 @@
 """Finding the rule that answers a text. Pure and without a clock of its own beyond the default of `now`.
 
-Rules stand in the order in which they win (priority, then definition), so the lowest index of the filters' hits is the first candidate.
+Rules stand in the order in which they win (priority, then definition), so the lowest index of the filter's hits is the first candidate.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from lightweight.matching.woven import Way, is_in, words_of
 Action = Tool | Skill | Flow | SystemAction
 _NO_GROUPS: Mapping[str, str] = {}
 _NO_CONTEXT: Mapping[str, Any] = {}
-Filtered = tuple[Any, tuple[int, ...]]
-_NO_FILTER: Filtered = (None, ())
 # Scripts that tell a language by themselves; kana before Han, because Japanese uses both.
 _SCRIPTS = (
     ("ja", re.compile("[\u3041-\u30ff]")),
@@ -116,40 +114,40 @@ class Verdict:
 class Matcher:
     """All rules of one workflow. Immutable after `compile_rules` has made it; safe to share.
 
-    Two RE2 filters, each with the rules' indices by its own: of `plain` rules (woven ones) only the candidates are asked for, and looked
-    at in their turn; of `other` ones RE2 says which are found. None is a filter without rules.
+    Where most rules are woven, RE2's filter only names the candidates, which are looked at in their turn; else it looks at all of them.
     """
 
-    def __init__(
-        self,
-        rules: tuple[Rule, ...],
-        plain: Filtered | None = None,
-        other: Filtered | None = None,
-        *,
-        escalate_ambiguous: bool = False,
-    ) -> None:
+    def __init__(self, rules: tuple[Rule, ...], prefilter: Any, *, escalate_ambiguous: bool = False) -> None:
         self.rules = rules
         self.has_interrupts = any(rule.interrupts for rule in rules)
-        self._plain, self._plain_rules = plain or _NO_FILTER
-        self._other, self._other_rules = other or _NO_FILTER
+        self._prefilter = prefilter  # None without rules
         self._escalate_ambiguous = escalate_ambiguous
-        self._warm()
+        woven = [rule.woven for rule in rules if rule.woven]
+        self._lazy = 2 * len(woven) > len(rules)
+        # RE2 builds the states of an automaton when a text first leads to them. The rules' own words lead to most, so that the first
+        # messages need not wait for them: 5 ms for 1 000 rules.
+        for ways in woven if self._lazy else ():
+            prefilter.Match(words_of(ways).encode(), True)
 
-    def _warm(self) -> None:
-        """RE2 builds the states of an automaton when a text first leads to them. The rules' own words lead to most, so the first messages
-        need not wait for them: 5 ms for 1 000 rules."""
-        for index in self._plain_rules:
-            self._plain.Match(words_of(self.rules[index].woven or ()).encode(), True)
-
-    def _candidates(self, folded: str) -> Sequence[int]:
-        """The rules whose patterns may be found, in the order in which they win: those of other forms are, a woven one is to be looked
-        at."""
+    def _hits(self, folded: str) -> Iterator[int]:
+        """The rules whose patterns are found, in the order in which they win."""
         data = folded.encode()
-        plain: Sequence[int] = (self._plain.Match(data, True) or ()) if self._plain else ()
-        if not self._other:
-            return plain  # all rules are woven: theirs are the indices of the filter
-        others = self._other.Match(data) or ()
-        return sorted([*map(self._plain_rules.__getitem__, plain), *map(self._other_rules.__getitem__, others)])
+        hits: Sequence[int] = (self._prefilter.Match(data, self._lazy) or ()) if self._prefilter else ()
+        return self._looked_at(hits, data, folded) if hits and self._lazy else iter(hits)
+
+    def _looked_at(self, candidates: Sequence[int], data: bytes, folded: str) -> Iterator[int]:
+        """The candidates that are found; RE2 is asked once, when there is one that is not woven."""
+        rules, known = self.rules, None
+        for index in candidates:
+            woven = rules[index].woven
+            if woven is not None:
+                if is_in(woven, folded):
+                    yield index
+                continue
+            if known is None:
+                known = frozenset(self._prefilter.Match(data) or ())
+            if index in known:
+                yield index
 
     def match(
         self, text: str, *, context: Mapping[str, Any] | None = None, in_conversation: bool = False, now: datetime | None = None
@@ -157,18 +155,16 @@ class Matcher:
         """The rule that answers `text`, None when no rule does. `in_conversation` leaves only rules with `interrupts`."""
         folded = fold(text)
         context = context or _NO_CONTEXT
-        candidates = self._candidates(folded)
-        for place, index in enumerate(candidates):
+        hits = self._hits(folded)
+        for index in hits:
             rule, groups = self.rules[index], _NO_GROUPS
-            if (rule.woven and not is_in(rule.woven, folded)) or (in_conversation and not rule.interrupts):
+            if in_conversation and not rule.interrupts:
                 continue
             if not rule.simple:
                 reason, groups = _ask(rule, text, folded, context, now)
                 if reason is not None:
                     continue
-            ambiguous = self._escalate_ambiguous and _rival(
-                rule, self._judge(candidates[place + 1 :], text, folded, context, in_conversation, now)
-            )
+            ambiguous = self._escalate_ambiguous and _rival(rule, self._judge(hits, text, folded, context, in_conversation, now))
             return Match(rule.kind, rule.action, rule.pattern, groups, index, ambiguous)
         return None
 
@@ -177,15 +173,13 @@ class Matcher:
     ) -> list[Verdict]:
         """Every rule whose pattern was found, in the order in which they win, with what became of it."""
         folded = fold(text)
-        return list(self._judge(self._candidates(folded), text, folded, context or _NO_CONTEXT, in_conversation, now))
+        return list(self._judge(self._hits(folded), text, folded, context or _NO_CONTEXT, in_conversation, now))
 
     def _judge(
-        self, candidates: Sequence[int], text: str, folded: str, context: Mapping[str, Any], in_conversation: bool, now: datetime | None
+        self, hits: Iterator[int], text: str, folded: str, context: Mapping[str, Any], in_conversation: bool, now: datetime | None
     ) -> Iterator[Verdict]:
-        for index in candidates:
+        for index in hits:
             rule = self.rules[index]
-            if rule.woven and not is_in(rule.woven, folded):
-                continue
             reason: str | None = None
             groups = _NO_GROUPS
             if in_conversation and not rule.interrupts:
