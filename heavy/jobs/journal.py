@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from common.contracts.journal import JournalEntry, decode
 from common.errors import DependencyUnavailable
@@ -52,6 +52,8 @@ class JournalMover:
         self._timers = timers
         self._moved = moved
         self._busy = busy
+        self._asked: dict[str, Mapping[str, JournalItem]] = {}  # by pending key: what sessions that must be up to date have in the journal
+        self._settling = asyncio.Lock()
 
     async def drain(self) -> None:
         """Runs until cancelled. While turns are under way batches are small, since they lock their sessions, and turns get as much time as
@@ -96,15 +98,27 @@ class JournalMover:
         return {item: e for item, e in read if e is not None and keys.pending(e.tenant, e.session_id) in places}
 
     async def settle(self, tenant: str, session_id: str) -> None:
-        """Brings the database up to date for one session. Without a hot store there is nothing that could be read."""
+        """Brings the database up to date for one session, in one batch with others that are asked for meanwhile. Without a hot store there
+        is nothing that could be read."""
         key = keys.pending(tenant, session_id)
         try:
-            waiting = await self._hotstore.pending(key)
-            if waiting:
-                await self._record([e for item in waiting.values() if (e := _read(item.entry)) is not None])
-                await self._hotstore.journal_done([(item.id, key, turn_id) for turn_id, item in waiting.items()])
+            if waiting := await self._hotstore.pending(key):
+                self._asked[key] = waiting
+                async with self._settling:
+                    if key in self._asked:  # nobody has taken it along
+                        await self._settle_asked()
         except HotStoreUnavailable:
             return
+
+    async def _settle_asked(self) -> None:
+        asked, self._asked = self._asked, {}
+        try:
+            items = [(key, turn_id, item) for key, waiting in asked.items() for turn_id, item in waiting.items()]
+            await self._record([e for _, _, item in items if (e := _read(item.entry)) is not None])
+        except BaseException:
+            self._asked = asked | self._asked  # each of the others tries for itself
+            raise
+        await self._hotstore.journal_done([(item.id, key, turn_id) for key, turn_id, item in items])
 
     async def _record(self, entries: list[JournalEntry]) -> None:
         self._metrics.journal_moved_total.inc(await self._turns.record_rule_turns(entries, await self._armed(entries)))

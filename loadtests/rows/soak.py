@@ -12,7 +12,7 @@ import json
 import statistics
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -31,6 +31,7 @@ CALIBRATION = 5.0
 JOURNAL = "ls:journal"  # of rule-answered turns, in Redis
 EVENT_LOG = "}:e"  # how the key of a turn's event log ends
 MOVE_SECONDS = 60.0  # most that the journal of the calibration takes
+PROBE, PROBE_SECONDS = 0.25, 12.0  # of what each reaches alone
 SESSIONS = 2_000
 KEPT = 100  # samples of latency a second, about
 SAMPLES = 120  # over the whole soak
@@ -41,7 +42,7 @@ TABLES = "SELECT relname, n_live_tup, n_dead_tup, pg_total_relation_size(relid) 
 
 def seconds(stage: Stage) -> float:
     """How long it takes, about."""
-    return stage.scale.soak_seconds + 2 * CALIBRATION + 30
+    return stage.scale.soak_seconds + SESSIONS * stage.scale.soak_history / 3000 + CALIBRATION + PROBE_SECONDS + 30
 
 
 def measure(stage: Stage) -> None:
@@ -49,16 +50,16 @@ def measure(stage: Stage) -> None:
     length = stage.scale.soak_seconds
     with ExitStack() as stack:
         running = start(stack, stage.folder, Topology())
-        rates = {"rules": _kept_up(running), "turns": _rate(running, TURN, TURNS, LOAD_CPU)}
+        rates = {"rules": _kept_up(running, stage.scale.soak_history), "turns": _rate(running, TURN, TURNS, LOAD_CPU)}
         stage.say(f"alone: {rates['rules']:.0f} rules/s that reach the database, {rates['turns']:.0f} turns/s")
-        loads = []
-        for name, text, cpu in (("rules", STATIC, SERVER_CPU), ("turns", TURN, LOAD_CPU)):
-            offered = SHARE * rates[name] / len(rates)
-            stage.found.add(f"{name}.alone", rates[name])
-            stage.found.add(f"{name}.offered", offered)
-            command = asking.command(running.port, text, length, rate=offered, connections=64, sessions=SESSIONS, cpu=cpu)
-            command += ["--thin", str(max(1, int(offered / KEPT))), "--out", str(stage.folder / f"{name}.json")]
-            loads.append(subprocess.Popen(command))
+        for name, rate in rates.items():
+            stage.found.add(f"{name}.alone", rate)
+        busy = _probe(running, stage.folder, {name: PROBE * rate for name, rate in rates.items()})
+        offered = {name: PROBE * rate * SHARE / busy for name, rate in rates.items()}
+        for name, rate in offered.items():
+            stage.found.add(f"{name}.offered", rate)
+        stage.say(f"a core is busy for {busy:.0%} at {PROBE:.0%} of these; offered: {offered['rules']:.0f} and {offered['turns']:.0f}")
+        loads = _loads(running, stage.folder, offered, length)
         try:
             samples = _watch(stage, running, loads, length)
         finally:
@@ -69,32 +70,53 @@ def measure(stage: Stage) -> None:
         for_ever = set(asyncio.run(keys_for_ever(running.redis_port))) - {JOURNAL}
         stage.found.add("keys without a time to live", len(for_ever))
     _growth(stage, samples)
-    offered = stage.found.figures["rules.offered"][0]
-    stage.found.add("seconds of rules in the journal", stage.found.figures["journal entries.end"][0] / offered)
+    stage.found.add("seconds of rules in the journal", stage.found.figures["journal entries.end"][0] / offered["rules"])
     _latency(stage, stage.folder, length)
     stage.found.note(
-        f"Split 1+1 behind Nginx for {length / 60:.0f} minutes at {SHARE:.0%} of what heavy and its database carry: half of that "
-        "are LLM turns, by the rate that they reached alone, half rules, by the rate at which they were answered and moved into the "
-        f"database alone, in the same {SESSIONS} sessions. Nginx, the rule tier, Redis and the rules' load on one core; heavy, "
-        "PostgreSQL, the mock LLM and the turns' load on the other. Event logs stay in Redis for an hour behind their turn: a shorter "
-        "soak sees them grow."
+        f"Split 1+1 behind Nginx for {length / 60:.0f} minutes; rules and LLM turns in the same {SESSIONS} sessions, whose history is as "
+        "long as a prompt's from the start, each at the same share of what it reaches alone (rules: of what is answered and moved into the "
+        f"database), such that the busier core has {SHARE:.0%} of its time taken, as a probe showed. Nginx, the rule tier, Redis and the "
+        "rules' load on one core; heavy, PostgreSQL, the mock LLM and the turns' load on the other. Event logs stay in Redis for an hour "
+        "behind their turn: a shorter soak sees them grow."
     )
 
 
-def _rate(running: Running, text: str, connections: int, cpu: int) -> float:
-    command = asking.command(running.port, text, CALIBRATION, connections=connections, cpu=cpu)
+def _loads(running: Running, folder: Path, rates: Mapping[str, float], length: float) -> list[subprocess.Popen[bytes]]:
+    """Both kinds of requests, each at its rate for so many seconds."""
+    started = []
+    for name, text, cpu in (("rules", STATIC, SERVER_CPU), ("turns", TURN, LOAD_CPU)):
+        command = asking.command(running.port, text, length, rate=rates[name], connections=64, sessions=SESSIONS, cpu=cpu)
+        command += ["--thin", str(max(1, int(rates[name] / KEPT))), "--out", str(folder / f"{name}.json")]
+        started.append(subprocess.Popen(command))
+    return started
+
+
+def _probe(running: Running, folder: Path, rates: Mapping[str, float]) -> float:
+    """The share of its time that the busier core is taken at these rates."""
+    loads = _loads(running, folder, rates, PROBE_SECONDS)
+    time.sleep(PROBE_SECONDS / 4)
+    taken = psutil.cpu_percent(PROBE_SECONDS / 2, percpu=True)
+    for load in loads:
+        load.wait()
+    return max(taken[cpu] for cpu in (SERVER_CPU, LOAD_CPU)) / 100
+
+
+def _rate(running: Running, text: str, connections: int, cpu: int, seconds: float = CALIBRATION) -> float:
+    command = asking.command(running.port, text, seconds, connections=connections, sessions=SESSIONS, cpu=cpu)
     return asking.rate_of(json_of(command)["samples"])
 
 
-def _kept_up(running: Running) -> float:
-    """Rules a second that were answered and had reached the database, with nothing else going on."""
-    began = time.monotonic()
-    rate = _rate(running, STATIC, RULES, SERVER_CPU)
+def _kept_up(running: Running, history: int) -> float:
+    """Rules a second that were answered and had reached the database, with nothing else going on, until all sessions have so many turns."""
+    began, answered = time.monotonic(), 0.0
+    while answered < SESSIONS * history:
+        answered += CALIBRATION * _rate(running, STATIC, RULES, SERVER_CPU)
+    until = time.monotonic() + MOVE_SECONDS
     while int(redis(running.redis_port, "XLEN", JOURNAL)):
-        if time.monotonic() - began > CALIBRATION + MOVE_SECONDS:
+        if time.monotonic() > until:
             raise RuntimeError("the journal does not get empty")
         time.sleep(0.05)
-    return rate * CALIBRATION / (time.monotonic() - began)
+    return answered / (time.monotonic() - began)
 
 
 def _watch(stage: Stage, running: Running, loads: Sequence[subprocess.Popen[bytes]], length: float) -> list[dict[str, float]]:

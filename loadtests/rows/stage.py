@@ -40,6 +40,7 @@ class Scale:
     scenario_seconds: int = 30
     activations: int = 200
     soak_seconds: float = 1_200
+    soak_history: int = 100  # turns of each session before it begins: as many as a prompt holds
 
 
 FULL = Scale("full", rounds=5, seconds=1.5)
@@ -61,6 +62,7 @@ QUICK = Scale(
     scenario_seconds=4,
     activations=3,
     soak_seconds=30,
+    soak_history=10,
 )
 TINY = Scale(
     "tiny",
@@ -82,6 +84,7 @@ TINY = Scale(
     scenario_seconds=2,
     activations=2,
     soak_seconds=4,
+    soak_history=1,
 )
 SCALES = {scale.name: scale for scale in (FULL, QUICK, TINY)}
 

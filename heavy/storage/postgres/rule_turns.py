@@ -84,6 +84,8 @@ async def record(database: Runner, entries: Sequence[JournalEntry], timers: Mapp
     of_agents = [list(c) for c in zip(*armed, strict=True)] or [[]] * 5
 
     async def store(connection: Any) -> int:
+        if len(sessions[0]) == 1:  # begun anew sooner than locked
+            return int((await connection.fetchrow(RECORD, *columns, *of_agents))["n"])
         async with connection.transaction():
             await connection.fetchval(LOCK, *sessions)
             return int((await connection.fetchrow(RECORD, *columns, *of_agents))["n"])
@@ -91,6 +93,6 @@ async def record(database: Runner, entries: Sequence[JournalEntry], timers: Mapp
     for _ in range(MOVERS):
         try:
             return await database.run(store)
-        except asyncpg.UniqueViolationError:  # another mover stored one of them in a new session meanwhile: now it is visible and skipped
+        except asyncpg.UniqueViolationError:  # another mover stored one of them meanwhile: now it is visible and skipped
             continue
     raise DatabaseUnavailable("other processes are moving the same turns", retry_after=1.0)
