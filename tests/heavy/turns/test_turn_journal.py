@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 
 from common.contracts.journal import JournalEntry, encode
 from common.hotstore import keys
 from common.hotstore.memory import MemoryHotStore
 from common.telemetry.metrics import Metrics
 from heavy.jobs.journal import SMALL_BATCH, JournalMover
+from heavy.turns.rows import ArmTimer
+from heavy.turns.stores import DatabaseUnavailable, TurnStore
 from tests.support.node import Node
 from tests.support.turns import journal_entry
 from tests.support.waiting import wait_until
@@ -77,3 +80,37 @@ async def test_small_batches_go_while_turns_are_under_way_and_large_ones_else(he
 
 def entry(n: int) -> JournalEntry:
     return journal_entry(f"t_{n}", f"s{n % 7}" if n < SMALL_BATCH * 3 else "s1")
+
+
+async def test_sessions_that_must_be_up_to_date_at_the_same_time_go_in_one_batch(here: Node, hotstore: MemoryHotStore) -> None:
+    """The first goes alone, the two that come meanwhile together. Their batch fails for the one that began it; the other tries again."""
+    turns = HeldTurns(here.stores.turns, failing=2)
+    mover = JournalMover(turns, hotstore, Metrics(), "n1")
+    for n in (1, 2, 3):
+        await hotstore.record(
+            keys.gate("acme", f"s{n}"), keys.pending("acme", f"s{n}"), f"t_{n}", encode(journal_entry(f"t_{n}", f"s{n}")), b"r"
+        )
+    settling = [asyncio.create_task(mover.settle("acme", f"s{n}")) for n in (1, 2, 3)]
+    await wait_until(lambda: turns.batches, "the first has begun")
+    turns.open.set()
+    results = await asyncio.gather(*settling, return_exceptions=True)
+    assert turns.batches == [["t_1"], ["t_2", "t_3"], ["t_2", "t_3"]]
+    assert [type(result) for result in results] == [type(None), DatabaseUnavailable, type(None)]
+    assert await hotstore.journal_size() == 0
+    assert [(await here.row(f"t_{n}")).seq for n in (1, 2, 3)] == [1, 1, 1]
+
+
+class HeldTurns:
+    """Stores turns of rules once it is opened; the batch with the number `failing` finds the database away."""
+
+    def __init__(self, turns: TurnStore, failing: int) -> None:
+        self._turns, self._failing = turns, failing
+        self.open = asyncio.Event()
+        self.batches: list[list[str]] = []
+
+    async def record_rule_turns(self, entries: Sequence[JournalEntry], timers: Mapping[str, ArmTimer]) -> int:
+        self.batches.append([e.turn_id for e in entries])
+        await self.open.wait()
+        if len(self.batches) == self._failing:
+            raise DatabaseUnavailable("away", retry_after=1.0)
+        return await self._turns.record_rule_turns(entries, timers)
