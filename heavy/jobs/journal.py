@@ -115,8 +115,8 @@ class JournalMover:
         try:
             items = [(key, turn_id, item) for key, waiting in asked.items() for turn_id, item in waiting.items()]
             await self._record([e for _, _, item in items if (e := _read(item.entry)) is not None])
-        except BaseException:
-            self._asked = asked | self._asked  # each of the others tries for itself
+        except BaseException:  # whatever ended it, each of the others tries for itself
+            self._asked = asked | self._asked
             raise
         await self._hotstore.journal_done([(item.id, key, turn_id) for key, turn_id, item in items])
 
