@@ -64,10 +64,9 @@ class WorkerPages:
         line = _Line(writer)
         self._lines.add(line)
         try:
-            while text := await reader.readline():
-                self._heard(line, text)
-        except OSError:
-            pass  # it was killed
+            with contextlib.suppress(OSError):  # it was killed
+                while text := await reader.readline():
+                    self._heard(line, text)
         finally:
             self._lines.discard(line)
             line.news.set()
