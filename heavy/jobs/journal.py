@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from common.contracts.journal import JournalEntry, decode
 from common.errors import DependencyUnavailable
@@ -28,6 +29,15 @@ NOWHERE = keys.pending("", "")
 log = logging.getLogger(__name__)
 
 FirstTimer = Callable[[str, str], Awaitable[ArmTimer | None]]
+
+
+@dataclass(eq=False, slots=True)
+class _Asked:
+    """A session that must be up to date now: its pending key, what it has in the journal, and whether somebody still waits for it."""
+
+    key: str
+    waiting: Mapping[str, JournalItem]
+    awaited: bool = True
 
 
 class JournalMover:
@@ -52,7 +62,7 @@ class JournalMover:
         self._timers = timers
         self._moved = moved
         self._busy = busy
-        self._asked: dict[str, Mapping[str, JournalItem]] = {}  # by pending key: what sessions that must be up to date have in the journal
+        self._asked: list[_Asked] = []
         self._settling = asyncio.Lock()
 
     async def drain(self) -> None:
@@ -103,20 +113,28 @@ class JournalMover:
         key = keys.pending(tenant, session_id)
         try:
             if waiting := await self._hotstore.pending(key):
-                self._asked[key] = waiting
-                async with self._settling:
-                    if key in self._asked:  # nobody has taken it along
-                        await self._settle_asked()
+                await self._settled(_Asked(key, waiting))
         except HotStoreUnavailable:
             return
 
-    async def _settle_asked(self) -> None:
-        asked, self._asked = self._asked, {}
+    async def _settled(self, ask: _Asked) -> None:
+        self._asked.append(ask)
         try:
-            items = [(key, turn_id, item) for key, waiting in asked.items() for turn_id, item in waiting.items()]
+            async with self._settling:
+                if ask in self._asked:  # nobody has taken it along
+                    await self._settle_all_asked()
+        finally:
+            ask.awaited = False
+            if ask in self._asked:
+                self._asked.remove(ask)
+
+    async def _settle_all_asked(self) -> None:
+        asked, self._asked = self._asked, []
+        try:
+            items = [(ask.key, turn_id, item) for ask in asked for turn_id, item in ask.waiting.items()]
             await self._record([e for _, _, item in items if (e := _read(item.entry)) is not None])
-        except BaseException:  # whatever ended it, each of the others tries for itself
-            self._asked = asked | self._asked
+        except BaseException:  # whatever ended it, each of the others that are still there tries for itself
+            self._asked = [ask for ask in asked if ask.awaited] + self._asked
             raise
         await self._hotstore.journal_done([(item.id, key, turn_id) for key, turn_id, item in items])
 

@@ -94,10 +94,29 @@ async def test_sessions_that_must_be_up_to_date_at_the_same_time_go_in_one_batch
     await wait_until(lambda: turns.batches, "the first has begun")
     turns.open.set()
     results = await asyncio.gather(*settling, return_exceptions=True)
-    assert turns.batches == [["t_1"], ["t_2", "t_3"], ["t_2", "t_3"]]
+    assert turns.batches == [["t_1"], ["t_2", "t_3"], ["t_3"]]
     assert [type(result) for result in results] == [type(None), DatabaseUnavailable, type(None)]
-    assert await hotstore.journal_size() == 0
-    assert [(await here.row(f"t_{n}")).seq for n in (1, 2, 3)] == [1, 1, 1]
+    assert list(await hotstore.pending(keys.pending("acme", "s2"))) == ["t_2"]  # it is moved later
+    assert await hotstore.journal_size() == 1
+    assert [(await here.row(f"t_{n}")).seq for n in (1, 3)] == [1, 1]
+
+
+async def test_who_has_given_up_leaves_nothing_that_a_later_batch_would_take(here: Node, hotstore: MemoryHotStore) -> None:
+    """The database is away for the first; the second has gone before its turn came; a session that is erased meanwhile stays erased."""
+    turns = HeldTurns(here.stores.turns, failing=1)
+    mover = JournalMover(turns, hotstore, Metrics(), "n1")
+    for n in (1, 2, 3):
+        await hotstore.record(
+            keys.gate("acme", f"s{n}"), keys.pending("acme", f"s{n}"), f"t_{n}", encode(journal_entry(f"t_{n}", f"s{n}")), b"r"
+        )
+    settling = [asyncio.create_task(mover.settle("acme", f"s{n}")) for n in (1, 2)]
+    await wait_until(lambda: turns.batches, "the first has begun")
+    settling[1].cancel()
+    turns.open.set()
+    results = await asyncio.gather(*settling, return_exceptions=True)
+    assert [type(result) for result in results] == [DatabaseUnavailable, asyncio.CancelledError]
+    await mover.settle("acme", "s3")
+    assert turns.batches == [["t_1"], ["t_3"]]
 
 
 class HeldTurns:
