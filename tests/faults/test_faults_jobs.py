@@ -39,6 +39,13 @@ def until(client: Client, task_id: str, status: str, seconds: float = TAKEN_OVER
     return task(client, task_id)
 
 
+def runner(split: Split) -> tuple[Running, Client]:
+    """The replica that runs the only turn, and a client of the other: whichever looked first has the task, wherever it was handed in."""
+    wait_until_sync(lambda: sorted(metric(replica.client, "turns_inflight") for replica in split.heavy) == [0, 1], "one turn runs")
+    first, second = split.heavy
+    return (first, second.client) if metric(first.client, "turns_inflight") else (second, first.client)
+
+
 def told(client: Client, session: str, count: int) -> list[tuple[str, str]]:
     """Type and task of exactly so many events of a session, which must be all."""
     wait_until_sync(
@@ -58,9 +65,9 @@ def effects(business: Running, task_id: str) -> list[str]:
 
 
 def test_killed_in_the_third_of_five_steps(split: Split, business: Running, receiver: Receiver) -> None:
-    killed, other = split.heavy[0], split.heavy[1].client
     hook = {"url": f"{receiver.url}/five-steps"}
-    task_id = submit(killed.client, "ledger, five steps", "jobs-steps", agent_id="clerk", webhook=hook)
+    task_id = submit(split.heavy[0].client, "ledger, five steps", "jobs-steps", agent_id="clerk", webhook=hook)
+    killed, other = runner(split)
     wait_until_sync(lambda: len(effects(business, task_id)) == 2, "two of five steps are done")
     killed.kill()
     wait_until_sync(lambda: len(effects(business, task_id)) > 2, "it goes on elsewhere", 12)
@@ -76,9 +83,9 @@ def test_killed_in_the_third_of_five_steps(split: Split, business: Running, rece
 
 def test_frozen_past_its_lease(split: Split, llm: Running) -> None:
     """Another node ends the task; what the thawed one says then changes nothing and is told to nobody."""
-    frozen, other = split.heavy[0], split.heavy[1].client
+    task_id = submit(split.heavy[0].client, "a late answer", "jobs-frozen")
+    frozen, other = runner(split)
     ended = metric(frozen.client, "tasks_total", outcome="success"), metric(other, "tasks_total", outcome="success")
-    task_id = submit(frozen.client, "a late answer", "jobs-frozen")
     wait_until_sync(lambda: "a late answer" in str(llm.client.call("GET", "/stats").json["last"][-1:]), "the LLM is asked")
     os.killpg(frozen.process.pid, signal.SIGSTOP)
     try:
@@ -106,8 +113,8 @@ def test_a_tools_reply_is_lost(split: Split, odd_api: OddApi) -> None:
 
 def test_a_tools_reply_is_lost_with_the_node(split: Split, odd_api: OddApi) -> None:
     """The same where the node dies while it waits for the reply."""
-    killed, other = split.heavy[0], split.heavy[1].client
-    task_id = submit(killed.client, "hanging", "jobs-hanging", agent_id="clerk")
+    task_id = submit(split.heavy[0].client, "hanging", "jobs-hanging", agent_id="clerk")
+    killed, other = runner(split)
     wait_until_sync(lambda: any(key.startswith(task_id) for key in odd_api.once), "the effect is there")
     killed.kill()
     done = until(other, task_id, "success")
